@@ -1,0 +1,282 @@
+"""Captioned clips and images of simple things, as a pure function of a seed.
+
+Contract: every function here depends on its arguments alone, so a seed names the same pixels and the same caption on every
+machine. Frames are uint8 RGB, (F, H, W, 3). Lengths are given in pixels of a 64 x 64 frame and scale with the frame's size.
+
+A clip shows one thing crossing the centre of a plain achromatic background at constant speed along one axis. Fish, rockets
+and cars have a heading and are drawn turned the way they go; circles, squares and triangles look the same whichever way
+they move. Each drawing is a stack of layers made of convex polygons and ellipses, whose signed distance gives both the
+silhouette and its one pixel wide anti-aliased edge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+import numpy as np
+
+COLORS = {
+    "red": (228, 28, 28),
+    "green": (20, 176, 52),
+    "blue": (28, 64, 240),
+    "yellow": (248, 222, 16),
+    "purple": (150, 30, 204),
+    "cyan": (16, 212, 226),
+}
+HEADED = ("fish", "rocket", "car")
+SYMMETRIC = ("circle", "square", "triangle")
+THINGS = HEADED + SYMMETRIC
+DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  # unit (x, y), y grows downwards
+BACKGROUNDS = {"black": (12, 12, 12), "gray": (128, 128, 128), "white": (242, 242, 242)}
+LIGHT, DARK = (250, 250, 250), (24, 24, 24)  # small details: eyes, windows, wheels
+REFERENCE_SIZE = 64  # the frame size, in pixels, in which every length of this module is given
+
+# Rows are the (x, y) directions of a drawing's own forward and downward axes. "left" mirrors, so that cars keep their wheels
+# on the ground; "up" and "down" are quarter turns.
+_AXES = {
+    "right": ((1, 0), (0, 1)),
+    "left": ((-1, 0), (0, 1)),
+    "up": ((0, -1), (1, 0)),
+    "down": ((0, 1), (-1, 0)),
+}
+
+Triple = tuple[str, str, str]  # colour, thing, direction
+TRIPLES: tuple[Triple, ...] = tuple(product(COLORS, THINGS, DIRECTIONS))
+
+
+def _held_out() -> frozenset[Triple]:
+    """24 of the 144 triples: each colour and each thing 4 times, once per direction, each direction 6 times.
+
+    No pair of words is held out as a whole: a colour and thing lose at most one of four directions.
+    """
+    colors, things, directions = tuple(COLORS), tuple(THINGS), tuple(DIRECTIONS)
+    return frozenset(
+        (colors[i], things[(i + shift) % len(things)], directions[shift])
+        for i in range(len(colors))
+        for shift in range(len(directions))
+    )
+
+
+HELDOUT = _held_out()
+_SPLITS = {
+    "train": tuple(t for t in TRIPLES if t not in HELDOUT),
+    "heldout": tuple(t for t in TRIPLES if t in HELDOUT),
+    "all": TRIPLES,
+}
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How much clips of one caption may differ; ranges are uniform, lengths in pixels of a 64 x 64 frame."""
+
+    travel: tuple[float, float] = (24.0, 32.0)  # way from the first frame to the last
+    jitter_along: float = 3.0  # +- offset of the middle of the way from the centre, along the motion
+    jitter_across: float = 6.0  # the same, across the motion
+    length: float = 24.0  # extent of a thing along its longest side
+    length_variation: float = 0.1  # +- fraction of `length`
+    named_background: float = 0.5  # fraction of captions that name the background
+
+
+LOW = Variation()
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One thing and its straight way; enough to draw a clip or an image and to caption it."""
+
+    color: str
+    thing: str
+    direction: str
+    background: str
+    background_named: bool
+    center: tuple[float, float]  # (x, y) of the middle of the way, pixels of a 64 x 64 frame
+    travel: float  # length of the way, same unit
+    length: float  # extent of the thing, same unit
+    moment: float  # 0 .. 1: where on the way `render_image` takes its picture
+
+
+def caption(scene: Scene, kind: Literal["video", "image"] = "video") -> str:
+    """The text that belongs to a clip ("moving") or to a single image ("facing") of the scene."""
+    verb = {"video": "moving", "image": "facing"}[kind]
+    text = f"a {scene.color} {scene.thing} {verb} {scene.direction}"
+    return f"{text} on a {scene.background} background" if scene.background_named else text
+
+
+def sample_scene(seed: int, split: Literal["train", "heldout", "all"] = "train", variation: Variation = LOW) -> Scene:
+    """Draw a scene whose (colour, thing, direction) is in the split; `seed` is any non-negative integer."""
+    rng = _rng(seed, 0)
+    triples = _SPLITS[split]
+    color, thing, direction = triples[rng.integers(len(triples))]
+    along = rng.uniform(-variation.jitter_along, variation.jitter_along)
+    across = rng.uniform(-variation.jitter_across, variation.jitter_across)
+    dx, dy = DIRECTIONS[direction]
+    middle = REFERENCE_SIZE / 2
+    return Scene(
+        color=color,
+        thing=thing,
+        direction=direction,
+        background=tuple(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))],
+        background_named=bool(rng.random() < variation.named_background),
+        center=(middle + along * dx + across * dy, middle + along * dy + across * dx),
+        travel=rng.uniform(*variation.travel),
+        length=variation.length * (1 + rng.uniform(-variation.length_variation, variation.length_variation)),
+        moment=rng.random(),
+    )
+
+
+def render(scene: Scene, frames: int = 16, size: int = REFERENCE_SIZE) -> np.ndarray:
+    """Draw the clip, uint8 (frames, size, size, 3). More frames cover the same way in smaller steps."""
+    return _render_moments(scene, np.linspace(0.0, 1.0, frames) if frames > 1 else np.array([0.5]), size)
+
+
+def render_image(scene: Scene, size: int = REFERENCE_SIZE) -> np.ndarray:
+    """Draw one picture, uint8 (size, size, 3), of the thing somewhere on its way."""
+    return _render_moments(scene, np.array([scene.moment]), size)[0]
+
+
+def render_dense(seed: int, size: int = REFERENCE_SIZE) -> np.ndarray:
+    """Draw 3 to 6 things and blobs of any colour, size and rotation, uint8 (size, size, 3); to train an autoencoder on."""
+    rng = _rng(seed, 1)
+    canvas = _dense_background(rng, size)[None]
+    for _ in range(rng.integers(3, 7)):
+        radius = rng.uniform(4.0, 15.0) * size / REFERENCE_SIZE
+        angle = rng.uniform(0, 2 * np.pi) if rng.random() < 0.5 else rng.integers(4) * np.pi / 2
+        cos, sin = np.cos(angle), np.sin(angle)
+        flip = rng.choice((-1, 1))
+        thing = rng.choice((*THINGS, "blob"))
+        layers = _blob_layers(rng) if thing == "blob" else _LAYERS[thing]
+        _draw(canvas, rng.uniform(0, size, (1, 2)), radius, ((cos, sin), (-flip * sin, flip * cos)), layers, _dense_color(rng))
+    return _to_uint8(canvas)[0]
+
+
+# Drawings. A layer is (paint, primitives): the union of primitives filled with one paint. Coordinates are (u, v): forwards
+# and downwards, where 1 is half of the thing's length. A primitive is ("ellipse", u, v, half_u, half_v) or a convex polygon,
+# ("polygon", (u, v), ...), clockwise on the screen (v downwards).
+
+_LAYERS = {
+    "fish": (
+        ("body", (("ellipse", 0.25, 0.0, 0.75, 0.58), ("polygon", (0.0, -0.1), (0.0, 0.15), (-1.0, 0.68), (-0.72, -0.1)),
+                  ("polygon", (0.0, 0.1), (-0.72, 0.1), (-1.0, -0.68), (0.0, -0.15)))),
+        ("light", (("ellipse", 0.56, -0.16, 0.2, 0.2),)),
+        ("dark", (("ellipse", 0.61, -0.16, 0.1, 0.1),)),
+    ),
+    "rocket": (
+        ("body", (("polygon", (-0.85, -0.34), (0.35, -0.34), (0.7, -0.22), (1.1, 0.0), (0.7, 0.22), (0.35, 0.34), (-0.85, 0.34)),
+                  ("polygon", (-1.1, -0.75), (-0.95, -0.75), (-0.4, -0.2), (-0.8, -0.2)),
+                  ("polygon", (-0.8, 0.2), (-0.4, 0.2), (-0.95, 0.75), (-1.1, 0.75)))),
+        ("light", (("ellipse", 0.3, 0.0, 0.17, 0.17),)),
+    ),
+    "car": (
+        ("body", (("polygon", (-1.0, -0.1), (0.85, -0.1), (1.05, 0.1), (1.05, 0.45), (-1.0, 0.45)),
+                  ("polygon", (-0.8, -0.6), (0.05, -0.6), (0.4, 0.0), (-0.95, 0.0)))),
+        ("light", (("polygon", (-0.3, -0.45), (-0.02, -0.45), (0.2, -0.1), (-0.3, -0.1)),)),
+        ("dark", (("ellipse", -0.55, 0.45, 0.27, 0.27), ("ellipse", 0.55, 0.45, 0.27, 0.27))),
+        ("light", (("ellipse", -0.55, 0.45, 0.1, 0.1), ("ellipse", 0.55, 0.45, 0.1, 0.1))),
+    ),
+    "circle": (("body", (("ellipse", 0.0, 0.0, 0.92, 0.92),)),),
+    "square": (("body", (("polygon", (-0.84, -0.84), (0.84, -0.84), (0.84, 0.84), (-0.84, 0.84)),)),),
+    "triangle": (("body", (("polygon", (0.0, -1.05), (1.05, 0.85), (-1.05, 0.85)),)),),
+}
+_REACH = 1.35  # no drawing extends further than this from its origin
+
+
+def _render_moments(scene: Scene, moments: np.ndarray, size: int) -> np.ndarray:
+    scale = size / REFERENCE_SIZE
+    canvas = np.empty((len(moments), size, size, 3), np.float32)
+    canvas[:] = BACKGROUNDS[scene.background]
+    way = (moments[:, None] - 0.5) * scene.travel * np.array(DIRECTIONS[scene.direction])  # (F, 2)
+    axes = _AXES[scene.direction if scene.thing in HEADED else "right"]
+    _draw(canvas, (np.array(scene.center) + way) * scale, scene.length / 2 * scale, axes, _LAYERS[scene.thing],
+          COLORS[scene.color])
+    return _to_uint8(canvas)
+
+
+def _draw(canvas, centers, radius, axes, layers, color) -> None:
+    """Paint the layers into `canvas`, float (F, H, W, 3), around `centers`, (F, 2) in pixels; only a window is computed."""
+    height, width = canvas.shape[1:3]
+    half = int(np.ceil(radius * _REACH)) + 1
+    origin = np.floor(centers).astype(int) - half  # (F, 2) top left corner of each window, may lie outside
+    offset = np.arange(2 * half + 1, dtype=np.float32) + 0.5
+    x = (origin[:, :1] + offset - centers[:, :1]).astype(np.float32)[:, None, :] / radius  # (F, 1, P)
+    y = (origin[:, 1:] + offset - centers[:, 1:]).astype(np.float32)[:, :, None] / radius  # (F, P, 1)
+    u, v = (np.float32(ax) * x + np.float32(ay) * y for ax, ay in axes)  # (F, P, P)
+    paints = {"body": color, "light": LIGHT, "dark": DARK}
+    covers = [(np.array(paints[paint], np.float32), _coverage(primitives, u, v, radius)) for paint, primitives in layers]
+    for f, (left, top) in enumerate(origin):
+        x0, x1, y0, y1 = max(left, 0), min(left + len(offset), width), max(top, 0), min(top + len(offset), height)
+        if x0 >= x1 or y0 >= y1:
+            continue
+        window = canvas[f, y0:y1, x0:x1]
+        for paint, cover in covers:
+            window += cover[f, y0 - top : y1 - top, x0 - left : x1 - left, None] * (paint - window)
+
+
+def _coverage(primitives, u: np.ndarray, v: np.ndarray, radius: float) -> np.ndarray:
+    """Fraction of each pixel inside the union of the primitives, float32 like u and v."""
+    distance = None
+    for kind, *shape in primitives:
+        one = _ellipse(u, v, *shape) if kind == "ellipse" else _polygon(u, v, shape)
+        distance = one if distance is None else np.minimum(distance, one)
+    return np.clip(0.5 - distance * np.float32(radius), 0, 1)
+
+
+def _ellipse(u, v, cu, cv, half_u, half_v) -> np.ndarray:
+    """Signed distance to an ellipse, exact for circles, to first order elsewhere."""
+    u, v = (u - np.float32(cu)) / np.float32(half_u), (v - np.float32(cv)) / np.float32(half_v)
+    square = u * u + v * v
+    if half_u == half_v:
+        return (np.sqrt(square) - 1) * np.float32(half_u)
+    gradient = np.sqrt((u / np.float32(half_u)) ** 2 + (v / np.float32(half_v)) ** 2)
+    return (square - np.sqrt(square)) / np.maximum(gradient, 1e-6)
+
+
+def _polygon(u, v, corners) -> np.ndarray:
+    """Signed distance to a convex polygon (its largest half-plane distance)."""
+    distance = None
+    for (u0, v0), (u1, v1) in zip(corners, (*corners[1:], corners[0])):
+        length = np.hypot(u1 - u0, v1 - v0)
+        nu, nv = (v1 - v0) / length, (u0 - u1) / length  # outward normal of a clockwise polygon
+        edge = np.float32(nu) * u + (np.float32(nv) * v - np.float32(nu * u0 + nv * v0))
+        distance = edge if distance is None else np.maximum(distance, edge)
+    return distance
+
+
+def _blob_layers(rng: np.random.Generator):
+    """A lumpy silhouette of 2 to 4 overlapping ellipses."""
+    return (("body", tuple(("ellipse", *rng.uniform(-0.45, 0.45, 2), *rng.uniform(0.3, 0.8, 2)) for _ in range(rng.integers(2, 5)))),)
+
+
+def _dense_color(rng: np.random.Generator) -> np.ndarray:
+    """One of the caption colours with a little jitter, a saturated colour, or any colour at all."""
+    kind = rng.integers(3)
+    if kind == 0:
+        return np.clip(np.array(tuple(COLORS.values())[rng.integers(len(COLORS))]) + rng.normal(0, 8, 3), 0, 255)
+    color = rng.uniform(0, 255, 3)
+    if kind == 1:
+        color[rng.integers(3)], color[rng.integers(3)] = rng.uniform(0, 40), rng.uniform(200, 255)
+    return color
+
+
+def _dense_background(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A flat background of a caption, any flat colour, or a linear gradient between two colours; float32 (size, size, 3)."""
+    kind = rng.random()
+    if kind < 0.5:
+        first = second = np.array(tuple(BACKGROUNDS.values())[rng.integers(len(BACKGROUNDS))]) + rng.normal(0, 3)
+    elif kind < 0.75:
+        first = second = _dense_color(rng)
+    else:
+        first, second = _dense_color(rng), _dense_color(rng)
+    angle = rng.uniform(0, 2 * np.pi)
+    line = np.linspace(-0.5, 0.5, size)
+    ramp = np.clip(0.5 + np.cos(angle) * line + np.sin(angle) * line[:, None], 0, 1)[..., None]
+    return (first + ramp * (second - first)).astype(np.float32)
+
+
+def _rng(seed: int, stream: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence((seed, stream)))
+
+
+def _to_uint8(canvas: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
