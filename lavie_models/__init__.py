@@ -1,0 +1,6 @@
+"""LaVie's networks in plain PyTorch; nothing here knows ComfyUI (``comfyui/`` inside does)."""
+
+from .config import UNetConfig
+from .unet import LaVieUNet
+
+__all__ = ["LaVieUNet", "UNetConfig"]

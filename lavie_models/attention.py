@@ -1,0 +1,82 @@
+"""One attention layer. Self, cross and temporal attention differ only in how it is called."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .positions import BIAS_BUCKETS, FramePositions
+
+
+def sdpa_attention(q, k, v, heads: int, mask=None, transformer_options=None):
+    """Multi-head attention on (B, N, heads * size) tensors; ``mask`` is added to the scores.
+
+    The signature is that of ComfyUI's ``optimized_attention``, which takes its place at inference;
+    ``transformer_options`` lets a user override that choice there and is of no use here.
+    """
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, heads, N, size)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+class RelativePositionBias(nn.Module):
+    """Learned score offset per head and relative frame distance (names as published)."""
+
+    def __init__(self, heads: int, operations, dtype=None, device=None):
+        super().__init__()
+        self.relative_attention_bias = operations.Embedding(BIAS_BUCKETS, heads, dtype=dtype, device=device)
+
+    def forward(self, buckets: torch.Tensor) -> torch.Tensor:
+        """(F, F) buckets -> (1, heads, F, F) offsets."""
+        return self.relative_attention_bias(buckets).permute(2, 0, 1)[None]
+
+
+class Attention(nn.Module):
+    """Multi-head attention with separate key and value sources.
+
+    Args:
+        channels: width of the queries and of the output.
+        heads: number of heads; head size = channels / heads.
+        context_dim: width of keys' and values' source; default ``channels``.
+        temporal: adds the relative position bias and starts with a zero output projection, so that a freshly
+            inflated video model computes exactly what its image model does (paper section 3.2).
+        attention: the kernel, called as ``sdpa_attention`` is.
+    """
+
+    def __init__(
+        self, channels, heads, operations, attention, context_dim=None, temporal=False, dtype=None, device=None
+    ):
+        super().__init__()
+        context_dim = context_dim or channels
+        self.heads = heads
+        self.attention = attention
+        self.to_q = operations.Linear(channels, channels, bias=False, dtype=dtype, device=device)
+        self.to_k = operations.Linear(context_dim, channels, bias=False, dtype=dtype, device=device)
+        self.to_v = operations.Linear(context_dim, channels, bias=False, dtype=dtype, device=device)
+        self.to_out = nn.Sequential(operations.Linear(channels, channels, dtype=dtype, device=device))
+        if temporal:
+            self.time_rel_pos_bias = RelativePositionBias(heads, operations, dtype, device)
+            for parameter in self.to_out.parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, x, context=None, value=None, transformer_options=None):
+        """(B, N, channels), keys from ``context`` and values from ``value`` (each defaulting to the one before).
+
+        ``x`` may hold a whole multiple of the context's batch, that many adjacent entries to each context: text
+        shared by the frames of a clip is then projected once and never repeated.
+        """
+        context = x if context is None else context
+        value = context if value is None else value
+        q, k, v = self.to_q(x), self.to_k(context), self.to_v(value)
+        q = q.reshape(k.shape[0], -1, q.shape[-1])
+        out = self.attention(q, k, v, self.heads, transformer_options=transformer_options)
+        return self.to_out(out).view_as(x)
+
+    def over_frames(self, x, positions: FramePositions, transformer_options=None):
+        """Temporal self-attention along axis 1 of (B, F, channels)."""
+        q, k = (
+            positions.rotate(project(x).unflatten(-1, (self.heads, -1))).flatten(2) for project in (self.to_q, self.to_k)
+        )
+        bias = self.time_rel_pos_bias(positions.buckets).to(q.dtype)
+        out = self.attention(q, k, self.to_v(x), self.heads, mask=bias, transformer_options=transformer_options)
+        return self.to_out(out)

@@ -1,0 +1,227 @@
+"""LaVieUNet: a Stable Diffusion UNet that works frame by frame, plus temporal layers.
+
+One definition serves training (``operations=torch.nn``) and ComfyUI (its casting layers), and every stage of the
+cascade by configuration. Modules carry the names of ComfyUI's own SD UNet, so that SD 1.x LoRAs, merges and patches
+reach the spatial layers; temporal layers keep LaVie's published names.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .attention import sdpa_attention
+from .config import NORM_GROUPS, UNetConfig
+from .positions import FramePositions, timestep_embedding
+from .resnet import ClipLayout, Downsample, ResBlock, Upsample, clip_group_norm, silu
+from .transformer import Condition, SpatialTransformer
+
+
+class LaVieUNet(nn.Module):
+    """Denoiser of video latents.
+
+    Args:
+        config: sizes and stage.
+        operations: namespace of layer classes (``torch.nn`` or one of ComfyUI's ``comfy.ops``).
+        attention: attention kernel with the signature of ``attention.sdpa_attention``.
+        dtype, device: of all parameters.
+
+    Source: paper section 3; module layout of Stable Diffusion 1.x.
+    """
+
+    def __init__(self, config: UNetConfig, operations=nn, attention=sdpa_attention, dtype=None, device=None):
+        super().__init__()
+        self.config = config
+        self._layers = {"operations": operations, "dtype": dtype, "device": device}
+        self._attention = attention
+        widths, time_dim = config.block_channels, config.time_dim
+        factory = {"dtype": dtype, "device": device}
+
+        self.time_embed = nn.Sequential(
+            operations.Linear(widths[0], time_dim, **factory),
+            nn.SiLU(),
+            operations.Linear(time_dim, time_dim, **factory),
+        )
+        stem = operations.Conv2d(config.in_channels, widths[0], 3, padding=1, **factory)
+        self.input_blocks = nn.ModuleList([nn.ModuleList([stem])])
+        skips, channels = [widths[0]], widths[0]
+        for level, width in enumerate(widths):
+            for _ in range(config.layers_per_block):
+                self.input_blocks.append(self._layer(level, channels))
+                channels = width
+                skips.append(channels)
+            if level < len(widths) - 1:
+                self.input_blocks.append(nn.ModuleList([Downsample(channels, **self._layers)]))
+                skips.append(channels)
+        self.middle_block = nn.ModuleList(
+            [
+                ResBlock(channels, channels, time_dim, **self._layers),
+                self._transformer(channels),
+                ResBlock(channels, channels, time_dim, **self._layers),
+            ]
+        )
+        self.output_blocks = nn.ModuleList()
+        for level in reversed(range(len(widths))):
+            for index in range(config.layers_per_block + 1):
+                block = self._layer(level, channels + skips.pop())
+                channels = widths[level]
+                if level and index == config.layers_per_block:
+                    block.append(Upsample(channels, **self._layers))
+                self.output_blocks.append(block)
+        self.out = nn.Sequential(
+            operations.GroupNorm(NORM_GROUPS, channels, **factory),
+            nn.SiLU(),
+            operations.Conv2d(channels, config.out_channels, 3, padding=1, **factory),
+        )
+
+    def _transformer(self, channels) -> SpatialTransformer:
+        config = self.config
+        return SpatialTransformer(
+            channels, config.num_heads, config.context_dim, attention=self._attention, **self._layers
+        )
+
+    def _layer(self, level: int, in_channels: int) -> nn.ModuleList:
+        width = self.config.block_channels[level]
+        block = nn.ModuleList([ResBlock(in_channels, width, self.config.time_dim, **self._layers)])
+        if self.config.attention_levels[level]:
+            block.append(self._transformer(width))
+        return block
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters; ComfyUI replaces it by the dtype it computes in."""
+        return self.out[2].weight.dtype
+
+    def forward(
+        self, x, timesteps, context, num_frames: int, num_images: int = 0, control=None, transformer_options=None
+    ):
+        """Predict noise or velocity, as the model was trained to.
+
+        Args:
+            x: (B * (F + M), in_channels, H, W) noisy latents; the frames of a clip are adjacent, its M images follow.
+            timesteps: (B,) or one per frame, 0 .. 999, fractional ones too.
+            context: text tokens (n, tokens, context_dim) with n = B (no images), B * (1 + M): each video's text
+                followed by its images', or one per frame.
+            num_frames: F, one clip's frames (1 .. 128 were tried).
+            num_images: M, images joined to each clip; they share all spatial layers, bypass temporal attention and
+                do not influence the video (joint image-video training, paper section 3.3).
+            control: ControlNet residuals as ComfyUI gives them, lists under "input", "middle" and "output".
+            transformer_options: ComfyUI's patches and replacements.
+
+        Returns:
+            (B * (F + M), out_channels, H, W), rows in the order of ``x``.
+
+        Raises:
+            ValueError: naming what was expected and what came.
+        """
+        rows = self._check(x, timesteps, context, num_frames, num_images)
+        clips = ClipLayout(rows, num_frames, rows * num_images)
+        n, height, width = x.shape[0], x.shape[2], x.shape[3]
+        if num_images:
+            order = _videos_first(rows, num_frames, num_images, x.device)
+            x = x[order]
+        if timesteps.shape[0] != n:
+            timesteps = timesteps.repeat_interleave(n // rows)
+        if num_images:
+            timesteps = timesteps[order]
+        text, image_text = _split_text(context, clips, num_images)
+        options = {**(transformer_options or {}), "original_shape": list(x.shape), "transformer_index": 0}
+        cond = Condition(clips, text, FramePositions.of(num_frames, x.device), image_text, options)
+
+        emb = self.time_embed(timestep_embedding(timesteps, self.config.block_channels[0]).to(x.dtype))
+        for patch in cond.patches("emb_patch"):
+            emb = patch(emb, self.config.block_channels[0], options)
+        h = x.contiguous(memory_format=torch.channels_last)
+        skips = []
+        for index, block in enumerate(self.input_blocks):
+            options["block"] = ("input", index)
+            h = self._run(block, h, emb, cond)
+            h = _add_control(h, control, "input")
+            for patch in cond.patches("input_block_patch"):
+                h = patch(h, options)
+            skips.append(h)
+            for patch in cond.patches("input_block_patch_after_skip"):
+                h = patch(h, options)
+        options["block"] = ("middle", 0)
+        h = _add_control(self._run(self.middle_block, h, emb, cond), control, "middle")
+        for patch in cond.patches("middle_block_after_patch"):
+            seen = {"h": h, "x": x, "emb": emb, "context": context, "y": None, "timesteps": timesteps}
+            h = patch({**seen, "transformer_options": options})["h"]
+        for index, block in enumerate(self.output_blocks):
+            options["block"] = ("output", index)
+            skip = _add_control(skips.pop(), control, "output")
+            for patch in cond.patches("output_block_patch"):
+                h, skip = patch(h, skip, options)
+            h = torch.cat((h, skip), dim=1)
+            del skip
+            h = self._run(block, h, emb, cond, skips[-1].shape[-2:] if skips else (height, width))
+        h = self.out[2](silu(clip_group_norm(self.out[0], h.to(x.dtype), clips)))
+        return h[order.argsort()] if num_images else h
+
+    @staticmethod
+    def _run(block, h, emb, cond: Condition, size=None):
+        for layer in block:
+            if isinstance(layer, ResBlock):
+                h = layer(h, emb, cond.clips)
+            elif isinstance(layer, SpatialTransformer):
+                h = layer(h, cond)
+                cond.options["transformer_index"] += 1
+            elif isinstance(layer, Upsample):
+                h = layer(h, size)
+            else:
+                h = layer(h)
+        return h
+
+    def _check(self, x, timesteps, context, num_frames, num_images) -> int:
+        """Return the number of rows (clips with their images), or raise."""
+        config = self.config
+        if x.ndim != 4 or x.shape[1] != config.in_channels:
+            raise ValueError(
+                f"the {config.stage} UNet expects latents (frames, {config.in_channels}, height, width), got "
+                f"{tuple(x.shape)}; frames belong on the batch axis"
+            )
+        if num_frames < 1 or num_images < 0 or x.shape[0] % (num_frames + num_images):
+            raise ValueError(
+                f"a batch of {x.shape[0]} does not divide into rows of {num_frames} frames and {num_images} images"
+            )
+        rows = x.shape[0] // (num_frames + num_images)
+        if timesteps.shape not in ((rows,), (x.shape[0],)):
+            raise ValueError(f"timesteps must be ({rows},) or ({x.shape[0]},), got {tuple(timesteps.shape)}")
+        batches = (rows * (1 + num_images), x.shape[0])
+        if context is None or context.ndim != 3 or context.shape[0] not in batches:
+            got = None if context is None else tuple(context.shape)
+            raise ValueError(f"context must be (n, tokens, {config.context_dim}) with n in {batches}, got {got}")
+        if context.shape[2] != config.context_dim:
+            raise ValueError(
+                f"the {config.stage} UNet reads text of width {config.context_dim}, got {context.shape[2]}: "
+                "the text encoder belongs to another model"
+            )
+        return rows
+
+
+def _videos_first(rows: int, frames: int, images: int, device) -> torch.Tensor:
+    """Permutation from rows of (frames, images) to all frames of all videos, then all images."""
+    index = torch.arange(rows * (frames + images), device=device).view(rows, frames + images)
+    return torch.cat((index[:, :frames].flatten(), index[:, frames:].flatten()))
+
+
+def _split_text(context, clips: ClipLayout, num_images: int):
+    """Text of the videos (per clip or per frame) and of the images."""
+    if not num_images:
+        return context, None
+    context = context.unflatten(0, (clips.videos, -1))
+    videos, images = context.split((context.shape[1] - num_images, num_images), dim=1)
+    return videos.flatten(0, 1), images.flatten(0, 1)
+
+
+def _add_control(h, control, name: str):
+    """Add the next ControlNet residual of ``name``; the lists are consumed from their end, as ComfyUI does."""
+    residual = control[name].pop() if control and control.get(name) else None
+    if residual is None:
+        return h
+    if residual.shape[-3:] != h.shape[-3:]:
+        raise ValueError(
+            f"a ControlNet residual of shape {tuple(residual.shape)} does not fit {name} features "
+            f"{tuple(h.shape)}; use an SD 1.x ControlNet and a size that is a multiple of 64 pixels"
+        )
+    return h + residual
