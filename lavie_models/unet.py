@@ -32,10 +32,19 @@ class LaVieUNet(nn.Module):
     def __init__(self, config: UNetConfig, operations=nn, attention=sdpa_attention, dtype=None, device=None):
         super().__init__()
         self.config = config
-        self._layers = {"operations": operations, "dtype": dtype, "device": device}
-        self._attention = attention
         widths, time_dim = config.block_channels, config.time_dim
         factory = {"dtype": dtype, "device": device}
+        layer = {"operations": operations, **factory}
+
+        def transformer(width):
+            return SpatialTransformer(width, config.num_heads, config.context_dim, attention=attention, **layer)
+
+        def residual(level, in_channels):
+            """A residual block and, where the level has them, a transformer."""
+            block = nn.ModuleList([ResBlock(in_channels, widths[level], time_dim, **layer)])
+            if config.attention_levels[level]:
+                block.append(transformer(widths[level]))
+            return block
 
         self.time_embed = nn.Sequential(
             operations.Linear(widths[0], time_dim, **factory),
@@ -47,50 +56,32 @@ class LaVieUNet(nn.Module):
         skips, channels = [widths[0]], widths[0]
         for level, width in enumerate(widths):
             for _ in range(config.layers_per_block):
-                self.input_blocks.append(self._layer(level, channels))
+                self.input_blocks.append(residual(level, channels))
                 channels = width
                 skips.append(channels)
             if level < len(widths) - 1:
-                self.input_blocks.append(nn.ModuleList([Downsample(channels, **self._layers)]))
+                self.input_blocks.append(nn.ModuleList([Downsample(channels, **layer)]))
                 skips.append(channels)
         self.middle_block = nn.ModuleList(
             [
-                ResBlock(channels, channels, time_dim, **self._layers),
-                self._transformer(channels),
-                ResBlock(channels, channels, time_dim, **self._layers),
+                ResBlock(channels, channels, time_dim, **layer),
+                transformer(channels),
+                ResBlock(channels, channels, time_dim, **layer),
             ]
         )
         self.output_blocks = nn.ModuleList()
         for level in reversed(range(len(widths))):
             for index in range(config.layers_per_block + 1):
-                block = self._layer(level, channels + skips.pop())
+                block = residual(level, channels + skips.pop())
                 channels = widths[level]
                 if level and index == config.layers_per_block:
-                    block.append(Upsample(channels, **self._layers))
+                    block.append(Upsample(channels, **layer))
                 self.output_blocks.append(block)
         self.out = nn.Sequential(
             operations.GroupNorm(NORM_GROUPS, channels, **factory),
             nn.SiLU(),
             operations.Conv2d(channels, config.out_channels, 3, padding=1, **factory),
         )
-
-    def _transformer(self, channels) -> SpatialTransformer:
-        config = self.config
-        return SpatialTransformer(
-            channels, config.num_heads, config.context_dim, attention=self._attention, **self._layers
-        )
-
-    def _layer(self, level: int, in_channels: int) -> nn.ModuleList:
-        width = self.config.block_channels[level]
-        block = nn.ModuleList([ResBlock(in_channels, width, self.config.time_dim, **self._layers)])
-        if self.config.attention_levels[level]:
-            block.append(self._transformer(width))
-        return block
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the parameters; ComfyUI replaces it by the dtype it computes in."""
-        return self.out[2].weight.dtype
 
     def forward(
         self, x, timesteps, context, num_frames: int, num_images: int = 0, control=None, transformer_options=None
