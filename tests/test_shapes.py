@@ -10,7 +10,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from comfyui_lavie.training.evaluate_shapes import evaluate, heldout_scenes, markdown, rates, to_json
+from comfyui_lavie.training.evaluate_shapes import (
+    evaluate,
+    frames_only,
+    heldout_scenes,
+    markdown,
+    rates,
+    to_json,
+)
 from comfyui_lavie.training.measure_shapes import NONE, measure_clip, wilson_interval
 from comfyui_lavie.training.shapes import (
     BACKGROUNDS,
@@ -32,18 +39,19 @@ from PIL import Image
 from scipy import ndimage
 
 GRAMMAR = re.compile(
-    r"a (red|green|blue|yellow|purple|cyan) (fish|rocket|car|circle|square|triangle) (moving|facing) (left|right|up|down)"
+    r"a (red|green|blue|yellow|purple|cyan) (fish|rocket|car|circle|square|triangle)"
+    r" (moving|facing) (left|right|up|down)"
     r"( on a (black|gray|white) background)?"
 )
 
 
 def scenes_of_all_triples():
     """One scene per (colour, thing, direction), the backgrounds in turn."""
-    backgrounds = tuple(BACKGROUNDS)
-    return [
-        replace(sample_scene(i), color=color, thing=thing, direction=direction, background=backgrounds[i % 3], center=(33, 30))
-        for i, (color, thing, direction) in enumerate(TRIPLES)
-    ]
+    scenes = []
+    for i, (color, thing, direction) in enumerate(TRIPLES):
+        background = tuple(BACKGROUNDS)[i % 3]
+        scenes.append(replace(sample_scene(i), color=color, thing=thing, direction=direction, background=background))
+    return scenes
 
 
 def degrade(clip, seed):
@@ -210,7 +218,13 @@ class TestMeasurement:
 class TestEvaluation:
     @pytest.mark.parametrize(
         ("successes", "n", "low", "high"),
-        [(0, 10, 0.0, 0.27753), (10, 10, 0.72247, 1.0), (5, 10, 0.23659, 0.76341), (81, 263, 0.25528, 0.36621), (0, 0, 0, 1)],
+        [
+            (0, 10, 0.0, 0.27753),
+            (10, 10, 0.72247, 1.0),
+            (5, 10, 0.23659, 0.76341),
+            (81, 263, 0.25528, 0.36621),  # the worked example of Newcombe 1998
+            (0, 0, 0.0, 1.0),
+        ],
     )
     def test_wilson_interval(self, successes, n, low, high):
         assert wilson_interval(successes, n) == pytest.approx((low, high), abs=2e-5)
@@ -219,6 +233,20 @@ class TestEvaluation:
         scenes = heldout_scenes(144)
         assert Counter((s.color, s.thing, s.direction) for s in scenes) == dict.fromkeys(HELDOUT, 6)
         assert set(Counter((s.background_named, s.background) for s in scenes).values()) == {24}
+
+    def test_only_what_makes_the_frames_is_run(self):
+        api = {
+            "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 2, "color": 0}},
+            "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+            "3": {"class_type": "CreateVideo", "inputs": {"images": ["2", 0], "fps": 8.0}},
+            "4": {"class_type": "SaveVideo", "inputs": {"video": ["3", 0], "filename_prefix": "x"}},
+        }
+        kept = frames_only(api)
+        assert {node["class_type"] for node in kept.values()} == {"EmptyImage", "ImageInvert", "PreviewImage"}
+        assert [node["inputs"]["images"] for node in kept.values() if "images" in node["inputs"]] == [["2", 0]]
+        del api["3"]
+        with pytest.raises(ValueError, match="one Create Video node"):
+            frames_only(api)
 
     def test_a_perfect_generator_scores_one_and_a_still_one_does_not(self):
         by_caption = {caption(s): s for s in heldout_scenes(48)}

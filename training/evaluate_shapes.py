@@ -9,19 +9,25 @@ training loop can call it in process. As a command it goes through a real ComfyU
 
 from __future__ import annotations
 
+import argparse
+import io
+import json
+import sys
+import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
+from ..dev import DEFAULT_WORKFLOW, ROOT, SetupError, find_comfyui
 from .measure_shapes import Measurement, measure_clip, wilson_interval
 from .shapes import BACKGROUNDS, HEADED, HELDOUT, TRIPLES, Scene, caption
 
-ROOT = Path(__file__).resolve().parent.parent
-WORKFLOW = ROOT / "workflows" / "lavie_nano_text_to_video.json"
 _FRAMES_NODE = "evaluate_shapes_frames"
 
 Generate = Callable[[str, int], np.ndarray]  # (prompt, seed) -> uint8 (F, H, W, 3)
@@ -55,7 +61,7 @@ class Rate:
 
 
 def heldout_scenes(samples: int) -> list[Scene]:
-    """The first `samples` scenes of the fixed order: all held-out triples in turn, every second one with a background named."""
+    """The first `samples` scenes of the fixed order: all held-out triples in turn, every second naming a background."""
     triples = [t for t in TRIPLES if t in HELDOUT]
     names = tuple(BACKGROUNDS)
     scenes = []
@@ -64,7 +70,7 @@ def heldout_scenes(samples: int) -> list[Scene]:
         color, thing, direction = triples[index]
         background = names[(index // 2 + turn) % len(names)]
         named = (index + turn) % 2 == 0
-        scenes.append(Scene(color, thing, direction, background, named, center=(32, 32), travel=28, length=24, moment=0.5))
+        scenes.append(Scene(color, thing, direction, background, named, (32, 32), travel=28, length=24, moment=0.5))
     return scenes
 
 
@@ -123,11 +129,80 @@ def to_json(samples: list[Sample], **settings) -> dict:
         "settings": settings,
         "rates": [{**asdict(r), "rate": r.rate, "interval": r.interval} for r in rates(samples)],
         "things_seen": confusion(samples),
-        "samples": [
-            {"prompt": s.prompt, "seed": s.seed, "measurement": asdict(s.measurement)} for s in samples
-        ],
+        "samples": [{"prompt": s.prompt, "seed": s.seed, "measurement": asdict(s.measurement)} for s in samples],
     }
 
 
 def _axis(scene: Scene) -> str:
     return "horizontal" if scene.direction in ("left", "right") else "vertical"
+
+
+def server_generate(server, workflow: Path, **inputs) -> Generate:
+    """Generate through a running ComfyUIServer: the frames that the workflow would turn into a video, lossless.
+
+    `inputs`, such as steps=25, are set wherever the workflow has a value of that name. Raises WorkflowError.
+    """
+    from ..tools.workflow import load_workflow, saved_files, set_inputs
+
+    template = set_inputs(frames_only(load_workflow(workflow, server.object_info())), **inputs)
+
+    def generate(prompt: str, seed: int) -> np.ndarray:
+        files = saved_files(server.run(set_inputs(template, prompt=prompt, seed=seed)), ".png")
+        return np.stack([np.asarray(Image.open(io.BytesIO(server.fetch(file))).convert("RGB")) for file in files])
+
+    return generate
+
+
+def frames_only(api: dict) -> dict:
+    """The part of an API workflow that makes the frames of its video, ending in Preview Image, which writes PNG."""
+    videos = [node for node in api.values() if node["class_type"] == "CreateVideo"]
+    if len(videos) != 1:
+        raise ValueError(
+            f"Expected a workflow with one Create Video node, whose frames are measured, got {len(videos)}. "
+            "Choose such a workflow with --workflow."
+        )
+    kept: dict = {}
+    waiting = [videos[0]["inputs"]["images"][0]]
+    while waiting:
+        node_id = waiting.pop()
+        if node_id not in kept:
+            kept[node_id] = api[node_id]
+            values = api[node_id]["inputs"].values()
+            waiting += [value[0] for value in values if isinstance(value, list) and value[0] in api]
+    preview = {"class_type": "PreviewImage", "inputs": {"images": videos[0]["inputs"]["images"]}}
+    return {**kept, _FRAMES_NODE: preview}
+
+
+def main() -> int:
+    """Parse the command line, start a server, evaluate, print the table and write the JSON; returns the exit status."""
+    from ..tools.comfyui_server import ComfyUIServer, ServerError, WorkflowError  # not needed in a training loop
+
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--workflow", type=Path, default=DEFAULT_WORKFLOW, help="text-to-video workflow to run")
+    parser.add_argument("--samples", type=int, default=300, help="clips to generate")
+    parser.add_argument("--steps", type=int, default=25, help="sampling steps")
+    parser.add_argument("--seed", type=int, default=0, help="noise seed of the first clip; each further one adds 1")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "evaluate_shapes.json", help="JSON file to write")
+    args = parser.parse_args()
+    if args.samples < 1:
+        parser.error(f"--samples must be 1 or more, got {args.samples}")
+    try:
+        with tempfile.TemporaryDirectory() as folder, ComfyUIServer(find_comfyui(), folder) as server:
+            generate = server_generate(server, args.workflow, steps=args.steps)
+            start = time.monotonic()
+            samples = evaluate(generate, args.samples, args.seed)
+            seconds = time.monotonic() - start
+        settings = {"workflow": args.workflow.name, "steps": args.steps, "seed": args.seed, "seconds": round(seconds)}
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(to_json(samples, **settings), indent=1) + "\n")
+    except (SetupError, ServerError, WorkflowError, ValueError, OSError) as error:
+        print(f"evaluate_shapes: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    print(f"{markdown(samples)}\n\n{seconds / len(samples):.2f} s per clip; details in {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,12 +1,12 @@
 """What a clip shows, read from its pixels alone.
 
-Contract: `measure_clip` knows the drawings and colours of `shapes` but nothing of the caption, the seed or the model. Each
-answer is a word of the caption grammar or NONE, which stands for "cannot be told" and counts as wrong in an evaluation.
+Contract: `measure_clip` knows the drawings and colours of `shapes` but nothing of the caption, the seed or the model.
+Each answer is a word of the caption grammar or NONE, which stands for "cannot be told" and counts as wrong.
 
-Method: backgrounds are achromatic, so chroma (largest minus smallest of R, G, B) is zero outside the thing and proportional
-to coverage at its edge, whatever its colour. The largest connected region of high chroma is the thing. Its hue gives the
-colour, its correlation with templates drawn by `shapes` the kind and the facing, the regression of its centroid over time
-the motion. The thresholds leave room for an autoencoder's blur and a sampler's noise.
+Method: backgrounds are achromatic, so chroma (largest minus smallest of R, G, B) is zero outside the thing and
+proportional to coverage at its edge, whatever its colour. The largest connected region of high chroma is the thing. Its
+hue gives the colour, its correlation with templates drawn by `shapes` the kind and the facing, the regression of its
+centroid over time the motion. The thresholds leave room for an autoencoder's blur and a sampler's noise.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ class Measurement:
     presence: tuple[bool, ...]  # per frame: is there exactly one thing
 
 
-_NOTHING = {"color": NONE, "thing": NONE, "facing": NONE, "axis": NONE, "direction": NONE, "speed": 0.0, "correlation": 0.0}
+_NOTHING = {**dict.fromkeys(("color", "thing", "facing", "axis", "direction"), NONE), "speed": 0.0, "correlation": 0.0}
 
 
 def measure_clip(frames: np.ndarray) -> Measurement:
     """Measure a clip, uint8 (F, H, W, 3) with H = W >= 64. With F = 1 there is no motion to report."""
     frames = _to_reference_size(frames)
-    chroma = (frames.max(-1).astype(np.float32) - frames.min(-1)).astype(np.float32)  # (F, H, W)
-    masks, peaks = zip(*(_segment(c) for c in chroma))
+    chroma = (frames.max(-1) - frames.min(-1)).astype(np.float32)  # (F, H, W)
+    masks, peaks = zip(*(_segment(c) for c in chroma), strict=True)
     presence = tuple(bool(m.any()) for m in masks)
     background = _background(frames, np.array(masks))
     if np.mean(presence) < _MIN_PRESENCE:
@@ -129,7 +129,8 @@ def _motion(times: np.ndarray, centroids: np.ndarray) -> tuple[str, str, float]:
     spread = float((place[:, along] ** 2).sum())
     straightness = slope[along] ** 2 * (time @ time) / spread if spread > 0 else 0.0
     travel = abs(slope) * np.ptp(times)
-    if travel[along] < _MIN_TRAVEL or travel[1 - along] > _MAX_SLANT * travel[along] or straightness < _MIN_STRAIGHTNESS:
+    slanted = travel[1 - along] > _MAX_SLANT * travel[along]
+    if travel[along] < _MIN_TRAVEL or slanted or straightness < _MIN_STRAIGHTNESS:
         return NONE, NONE, float(np.hypot(*slope))
     step = [0, 0]
     step[along] = int(np.sign(slope[along]))
@@ -171,10 +172,10 @@ def _templates() -> tuple[tuple[tuple[str, str], ...], np.ndarray]:
 
 
 def _patches(cover: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """Windows around the centroids, blurred, zero mean and unit norm: float (N, pixels), so that a dot product correlates."""
+    """Blurred windows around the centroids, float (N, pixels), of zero mean and unit norm: dot products correlate."""
     grid = np.arange(_PATCH) - (_PATCH - 1) / 2
     patches = np.empty((len(cover), _PATCH, _PATCH))
-    for patch, image, (x, y) in zip(patches, cover, centroids):
+    for patch, image, (x, y) in zip(patches, cover, centroids, strict=True):
         rows, columns = np.meshgrid(grid + y, grid + x, indexing="ij")
         patch[:] = ndimage.map_coordinates(ndimage.gaussian_filter(image, _BLUR), (rows, columns), order=1)
     flat = patches.reshape(len(cover), -1)

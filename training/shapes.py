@@ -1,12 +1,12 @@
 """Captioned clips and images of simple things, as a pure function of a seed.
 
-Contract: every function here depends on its arguments alone, so a seed names the same pixels and the same caption on every
-machine. Frames are uint8 RGB, (F, H, W, 3). Lengths are given in pixels of a 64 x 64 frame and scale with the frame's size.
+Contract: every function here depends on its arguments alone, so a seed always names the same pixels and the same
+caption. Frames are uint8 RGB, (F, H, W, 3). Lengths are given in pixels of a 64 x 64 frame and scale with the frame.
 
-A clip shows one thing crossing the centre of a plain achromatic background at constant speed along one axis. Fish, rockets
-and cars have a heading and are drawn turned the way they go; circles, squares and triangles look the same whichever way
-they move. Each drawing is a stack of layers made of convex polygons and ellipses, whose signed distance gives both the
-silhouette and its one pixel wide anti-aliased edge.
+A clip shows one thing crossing the centre of a plain achromatic background at constant speed along one axis. Fish,
+rockets and cars have a heading and are drawn turned the way they go; circles, squares and triangles look the same
+whichever way they move. Each drawing is a stack of layers made of convex polygons and ellipses, whose signed distance
+gives both the silhouette and its one pixel wide anti-aliased edge.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ BACKGROUNDS = {"black": (12, 12, 12), "gray": (128, 128, 128), "white": (242, 24
 LIGHT, DARK = (250, 250, 250), (24, 24, 24)  # small details: eyes, windows, wheels
 REFERENCE_SIZE = 64  # the frame size, in pixels, in which every length of this module is given
 
-# Rows are the (x, y) directions of a drawing's own forward and downward axes. "left" mirrors, so that cars keep their wheels
-# on the ground; "up" and "down" are quarter turns.
+# Rows are the (x, y) directions of a drawing's own forward and downward axes. "left" mirrors, so that cars keep their
+# wheels on the ground; "up" and "down" are quarter turns.
 _AXES = {
     "right": ((1, 0), (0, 1)),
     "left": ((-1, 0), (0, 1)),
@@ -137,7 +137,7 @@ def render_image(scene: Scene, size: int = REFERENCE_SIZE) -> np.ndarray:
 
 
 def render_dense(seed: int, size: int = REFERENCE_SIZE) -> np.ndarray:
-    """Draw 3 to 6 things and blobs of any colour, size and rotation, uint8 (size, size, 3); to train an autoencoder on."""
+    """Draw 3 to 6 things and blobs of any colour, size and rotation, uint8 (size, size, 3), to train an autoencoder."""
     rng = _rng(seed, 1)
     canvas = _dense_background(rng, size)[None]
     for _ in range(rng.integers(3, 7)):
@@ -145,25 +145,28 @@ def render_dense(seed: int, size: int = REFERENCE_SIZE) -> np.ndarray:
         angle = rng.uniform(0, 2 * np.pi) if rng.random() < 0.5 else rng.integers(4) * np.pi / 2
         cos, sin = np.cos(angle), np.sin(angle)
         flip = rng.choice((-1, 1))
+        axes = ((cos, sin), (-flip * sin, flip * cos))
         thing = rng.choice((*THINGS, "blob"))
         layers = _blob_layers(rng) if thing == "blob" else _LAYERS[thing]
-        _draw(canvas, rng.uniform(0, size, (1, 2)), radius, ((cos, sin), (-flip * sin, flip * cos)), layers, _dense_color(rng))
+        _draw(canvas, rng.uniform(0, size, (1, 2)), radius, axes, layers, _dense_color(rng))
     return _to_uint8(canvas)[0]
 
 
-# Drawings. A layer is (paint, primitives): the union of primitives filled with one paint. Coordinates are (u, v): forwards
-# and downwards, where 1 is half of the thing's length. A primitive is ("ellipse", u, v, half_u, half_v) or a convex polygon,
-# ("polygon", (u, v), ...), clockwise on the screen (v downwards).
+# Drawings. A layer is (paint, primitives): the union of primitives filled with one paint. Coordinates are (u, v):
+# forwards and downwards, where 1 is half of the thing's length. A primitive is ("ellipse", u, v, half_u, half_v) or a
+# convex polygon, ("polygon", (u, v), ...), clockwise on the screen (v downwards).
 
 _LAYERS = {
     "fish": (
-        ("body", (("ellipse", 0.27, 0.0, 0.73, 0.68), ("polygon", (0.0, -0.1), (0.0, 0.15), (-1.0, 0.74), (-0.72, -0.1)),
+        ("body", (("ellipse", 0.27, 0.0, 0.73, 0.68),
+                  ("polygon", (0.0, -0.1), (0.0, 0.15), (-1.0, 0.74), (-0.72, -0.1)),
                   ("polygon", (0.0, 0.1), (-0.72, 0.1), (-1.0, -0.74), (0.0, -0.15)))),
         ("light", (("ellipse", 0.56, -0.2, 0.2, 0.2),)),
         ("dark", (("ellipse", 0.61, -0.2, 0.1, 0.1),)),
     ),
     "rocket": (
-        ("body", (("polygon", (-0.85, -0.34), (0.35, -0.34), (0.7, -0.22), (1.1, 0.0), (0.7, 0.22), (0.35, 0.34), (-0.85, 0.34)),
+        ("body", (("polygon", (-0.85, -0.34), (0.35, -0.34), (0.7, -0.22), (1.1, 0.0), (0.7, 0.22), (0.35, 0.34),
+                   (-0.85, 0.34)),
                   ("polygon", (-1.1, -0.75), (-0.95, -0.75), (-0.4, -0.2), (-0.8, -0.2)),
                   ("polygon", (-0.8, 0.2), (-0.4, 0.2), (-0.95, 0.75), (-1.1, 0.75)))),
         ("light", (("ellipse", 0.3, 0.0, 0.17, 0.17),)),
@@ -194,7 +197,7 @@ def _render_moments(scene: Scene, moments: np.ndarray, size: int) -> np.ndarray:
 
 
 def _draw(canvas, centers, radius, axes, layers, color) -> None:
-    """Paint the layers into `canvas`, float (F, H, W, 3), around `centers`, (F, 2) in pixels; only a window is computed."""
+    """Paint the layers into `canvas`, float (F, H, W, 3), in a window around each of `centers`, (F, 2) in pixels."""
     height, width = canvas.shape[1:3]
     half = int(np.ceil(radius * _REACH)) + 1
     origin = np.floor(centers).astype(int) - half  # (F, 2) top left corner of each window, may lie outside
@@ -202,8 +205,8 @@ def _draw(canvas, centers, radius, axes, layers, color) -> None:
     x = (origin[:, :1] + offset - centers[:, :1]).astype(np.float32)[:, None, :] / radius  # (F, 1, P)
     y = (origin[:, 1:] + offset - centers[:, 1:]).astype(np.float32)[:, :, None] / radius  # (F, P, 1)
     u, v = (np.float32(ax) * x + np.float32(ay) * y for ax, ay in axes)  # (F, P, P)
-    paints = {"body": color, "light": LIGHT, "dark": DARK}
-    covers = [(np.array(paints[paint], np.float32), _coverage(primitives, u, v, radius)) for paint, primitives in layers]
+    paints = {"body": np.array(color, np.float32), "light": np.float32(LIGHT), "dark": np.float32(DARK)}
+    covers = [(paints[paint], _coverage(primitives, u, v, radius)) for paint, primitives in layers]
     for f, (left, top) in enumerate(origin):
         x0, x1, y0, y1 = max(left, 0), min(left + len(offset), width), max(top, 0), min(top + len(offset), height)
         if x0 >= x1 or y0 >= y1:
@@ -235,7 +238,7 @@ def _ellipse(u, v, cu, cv, half_u, half_v) -> np.ndarray:
 def _polygon(u, v, corners) -> np.ndarray:
     """Signed distance to a convex polygon (its largest half-plane distance)."""
     distance = None
-    for (u0, v0), (u1, v1) in zip(corners, (*corners[1:], corners[0])):
+    for (u0, v0), (u1, v1) in zip(corners, (*corners[1:], corners[0]), strict=True):
         length = np.hypot(u1 - u0, v1 - v0)
         nu, nv = (v1 - v0) / length, (u0 - u1) / length  # outward normal of a clockwise polygon
         edge = np.float32(nu) * u + (np.float32(nv) * v - np.float32(nu * u0 + nv * v0))
@@ -245,7 +248,9 @@ def _polygon(u, v, corners) -> np.ndarray:
 
 def _blob_layers(rng: np.random.Generator):
     """A lumpy silhouette of 2 to 4 overlapping ellipses."""
-    return (("body", tuple(("ellipse", *rng.uniform(-0.45, 0.45, 2), *rng.uniform(0.3, 0.8, 2)) for _ in range(rng.integers(2, 5)))),)
+    count = rng.integers(2, 5)
+    lumps = (("ellipse", *rng.uniform(-0.45, 0.45, 2), *rng.uniform(0.3, 0.8, 2)) for _ in range(count))
+    return (("body", tuple(lumps)),)
 
 
 def _dense_color(rng: np.random.Generator) -> np.ndarray:
@@ -260,7 +265,7 @@ def _dense_color(rng: np.random.Generator) -> np.ndarray:
 
 
 def _dense_background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A flat background of a caption, any flat colour, or a linear gradient between two colours; float32 (size, size, 3)."""
+    """A caption's background, any flat colour, or a linear gradient between two colours; float32 (size, size, 3)."""
     kind = rng.random()
     if kind < 0.5:
         first = second = np.array(tuple(BACKGROUNDS.values())[rng.integers(len(BACKGROUNDS))]) + rng.normal(0, 3)
