@@ -244,7 +244,7 @@ def check_port(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise SetupError(f"Port {port} cannot be used ({error.strerror}). Choose another one with --port.") from None
+            raise SetupError(f"Port {port} cannot be used ({error.strerror}). Choose another with --port.") from None
 
 
 def check_workflow(file: Path) -> None:
@@ -285,7 +285,7 @@ def main(argv: list[str] | None = None) -> int:
     except SetupError as error:
         message = str(error)
     except OSError as error:
-        message = f"{error}\n{disk_advice() or 'Check that this folder can be written to, then run this command again.'}"
+        message = f"{error}\n{disk_advice() or 'Check that this folder can be written to, then run this again.'}"
     except KeyboardInterrupt:
         return 130
     print(f"dev.py: {message}", file=sys.stderr)

@@ -1,0 +1,61 @@
+"""What tests share: a real ComfyUI server booted once per run, and a real ComfyUI importable in this process.
+
+Contract: tests import `comfyui_lavie`, `comfy`, `nodes` (ComfyUI's), `folder_paths`, `comfy_extras` at will, at module
+level too; ComfyUI then uses the CPU unless there is an accelerator. Nothing is mocked.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(4, os.cpu_count() or 1)
+os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # before torch is imported; the server inherits it
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from comfyui_lavie.dev import SetupError, find_comfyui  # noqa: E402
+from comfyui_lavie.tools.comfyui_server import ComfyUIServer, load_workflow, saved_files, set_inputs  # noqa: E402
+from comfyui_lavie.tools.video import decode_video  # noqa: E402
+
+
+def pytest_configure(config):
+    """Make ComfyUI importable as its own main.py does, and keep this repository's root off sys.path."""
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
+    try:
+        sys.path.insert(0, str(find_comfyui()))
+    except SetupError as error:
+        pytest.exit(f"the tests need a ComfyUI: {error}", returncode=1)
+    from comfy.cli_args import args  # reads no command line unless main.py asks for it
+
+    args.cpu = not torch.accelerator.is_available()
+
+
+class Session:
+    """The running server and what most tests do with it."""
+
+    def __init__(self, server: ComfyUIServer):
+        self.server = server
+        self.object_info = server.object_info()
+
+    def workflow(self, name: str, **inputs) -> dict:
+        """A workflow of workflows/ in API form; `prompt`, `seed` and any other inputs set as `set_inputs` does."""
+        return set_inputs(load_workflow(ROOT / "workflows" / name, self.object_info), **inputs)
+
+    def run(self, workflow: dict, progress=None) -> dict:
+        return self.server.run(workflow, progress)
+
+    def video(self, workflow: dict) -> np.ndarray:
+        """Run a workflow and return the frames of the .mp4 it saves: uint8 (F, H, W, 3)."""
+        (entry,) = saved_files(self.run(workflow), ".mp4")
+        return decode_video(self.server.fetch(entry))
+
+
+@pytest.fixture(scope="session")
+def comfyui(tmp_path_factory):
+    """A running ComfyUI server with this pack, as a `Session`; booted once per test run."""
+    with ComfyUIServer(find_comfyui(), tmp_path_factory.mktemp("comfyui")) as server:
+        yield Session(server)

@@ -1,0 +1,1 @@
+"""Programs that drive a real ComfyUI from outside, through its HTTP and websocket interface."""

@@ -1,0 +1,39 @@
+"""Video files as arrays and as one picture.
+
+Contract: frames are uint8 arrays (F, H, W, 3), RGB.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+SHEET_COLUMNS = 8
+SHEET_MIN_CELL = 96  # pixels; smaller frames are enlarged by a whole factor
+SHEET_GAP = 4  # pixels
+
+
+def decode_video(source: bytes | Path | str) -> np.ndarray:
+    """All frames of a video file or of its content."""
+    with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def contact_sheet(frames: np.ndarray, columns: int = SHEET_COLUMNS) -> Image.Image:
+    """All frames side by side, in reading order, on white."""
+    count, height, width, _ = frames.shape
+    factor = max(1, -(-SHEET_MIN_CELL // min(height, width)))
+    height, width = height * factor, width * factor
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    size = (columns * (width + SHEET_GAP) + SHEET_GAP, rows * (height + SHEET_GAP) + SHEET_GAP)
+    sheet = Image.new("RGB", size, "white")
+    for i, frame in enumerate(frames):
+        row, column = divmod(i, columns)
+        cell = Image.fromarray(frame).resize((width, height), Image.Resampling.NEAREST)
+        sheet.paste(cell, (SHEET_GAP + column * (width + SHEET_GAP), SHEET_GAP + row * (height + SHEET_GAP)))
+    return sheet
