@@ -1,0 +1,167 @@
+"""What a file of weights is, told from names and shapes: which stage, which layout, or which other kind of model.
+
+Contract: pure functions of a state dict and its metadata; values are not read, so tensors may lie on the meta device.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+
+import torch
+
+from .config import UNetConfig
+from .schedule import PREDICTIONS
+
+STAGES = ("base", "interpolation", "super_resolution")
+OWN_KINDS = (*STAGES, "text_encoder", "vae")  # what `lavie.stage` in metadata may say
+
+LDM_STEM, PUBLISHED_STEM = "input_blocks.0.0.weight", "conv_in.weight"
+LORA_MARKS = ("lora_up.", "lora_down.", "lora_A.", "lora_B.", ".lora.", "hada_w1", "lokr_w", "oft_blocks")
+SUPER_RESOLUTION_MARKS = (".attn_temporal.", "down_temporal_blocks.")
+TEXT_MARKS = ("text_model.embeddings.token_embedding.weight", "transformer.resblocks.0.ln_1.weight")
+VAE_MARKS = ("decoder.conv_in.weight", "decoder.conv_out.weight")
+CHECKPOINT_PARTS = ("first_stage_model.", "cond_stage_model.", "conditioner.")
+POSITION_BIAS = "attn_temp.time_rel_pos_bias.relative_attention_bias.weight"
+STAGE_NAMES = {
+    "base": "base network (text to video)",
+    "interpolation": "temporal interpolation network",
+    "super_resolution": "video super-resolution network",
+}
+
+
+class CheckpointError(ValueError):
+    """A file of weights that cannot be used; the message says what it is and what to do."""
+
+
+def identify(state_dict: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> str:
+    """Name the kind of a file.
+
+    Returns one of STAGES, "text_encoder", "vae", "sd_checkpoint", "sd_unet", "lora" or "unknown".
+    ``lavie.stage`` in the metadata decides; without it, names and shapes do.
+    """
+    stage = (metadata or {}).get("lavie.stage")
+    if stage in OWN_KINDS:
+        return stage
+    if _any(state_dict, LORA_MARKS):
+        return "lora"
+    if _any(state_dict, SUPER_RESOLUTION_MARKS):
+        return "super_resolution"
+    if _any(state_dict, (".attn_temp.",)):
+        return "base" if _any(state_dict, (POSITION_BIAS,)) else "interpolation"
+    if _find_prefix(state_dict) is not None:
+        return "sd_checkpoint" if any(key.startswith(CHECKPOINT_PARTS) for key in state_dict) else "sd_unet"
+    if any(key.endswith(TEXT_MARKS) for key in state_dict):
+        return "text_encoder"
+    return "vae" if any(key.endswith(VAE_MARKS) for key in state_dict) else "unknown"
+
+
+def _any(state_dict, marks: tuple[str, ...]) -> bool:
+    return any(mark in key for key in state_dict for mark in marks)
+
+
+def unet_prefix(state_dict: dict[str, torch.Tensor]) -> tuple[str, bool]:
+    """(what stands before every UNet key, whether names are the published ones). Raises CheckpointError if no UNet."""
+    found = _find_prefix(state_dict)
+    if found is None:
+        raise CheckpointError(f"no UNet in these weights: expected a key that ends in {PUBLISHED_STEM} or {LDM_STEM}")
+    return found
+
+
+def _find_prefix(state_dict) -> tuple[str, bool] | None:
+    for key in state_dict:
+        if key.endswith(LDM_STEM):
+            return key.removesuffix(LDM_STEM), False
+    for key in state_dict:
+        prefix = key.removesuffix(PUBLISHED_STEM)
+        # Autoencoders have convolutions of that name too, but no timestep embedding.
+        if prefix != key and prefix + "time_embedding.linear_1.weight" in state_dict:
+            return prefix, True
+    return None
+
+
+def detect_config(
+    state_dict: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
+) -> tuple[UNetConfig, str]:
+    """(configuration, prediction) of a LaVie UNet file, from its metadata or else from names and shapes.
+
+    The prediction of a file without metadata is the published one, epsilon, unless ComfyUI's ``v_pred`` mark is in it.
+
+    Raises:
+        CheckpointError: if the weights are not those of a stage that can be built.
+    """
+    metadata = metadata or {}
+    stage = identify(state_dict, metadata)
+    if stage not in STAGES:
+        raise CheckpointError(f"these weights are no LaVie UNet (they look like: {stage.replace('_', ' ')})")
+    if stage != "base":
+        raise CheckpointError(
+            f"these weights are LaVie's {STAGE_NAMES[stage]}, which this version cannot build; only the base network "
+            "is supported so far"
+        )
+    prediction = metadata.get("lavie.prediction", "v" if "v_pred" in state_dict else "epsilon")
+    if prediction not in PREDICTIONS:
+        raise CheckpointError(
+            f"lavie.prediction is {prediction!r}, expected one of {PREDICTIONS}; the file comes from another version"
+        )
+    if "lavie.config" in metadata:
+        try:
+            return UNetConfig.from_dict(json.loads(metadata["lavie.config"])), prediction
+        except (ValueError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"the configuration in the file's metadata cannot be used: {error}") from error
+    try:
+        return _config_from_shapes(state_dict, stage), prediction
+    except KeyError as error:
+        raise CheckpointError(f"the UNet in these weights is incomplete: {error.args[0]} is missing") from error
+    except ValueError as error:
+        raise CheckpointError(f"these weights fit no {stage} UNet: {error}") from error
+
+
+def _config_from_shapes(state_dict, stage: str) -> UNetConfig:
+    prefix, published = unet_prefix(state_dict)
+    shapes = {key.removeprefix(prefix): value.shape for key, value in state_dict.items() if key.startswith(prefix)}
+    levels = _published_levels(shapes) if published else _ldm_levels(shapes)
+    stem, last, middle = (
+        (PUBLISHED_STEM, "conv_out.weight", "mid_block.attentions.0.transformer_blocks.0.")
+        if published
+        else (LDM_STEM, "out.2.weight", "middle_block.1.transformer_blocks.0.")
+    )
+    if not levels or len({layers for _, layers, _ in levels}) != 1:
+        raise ValueError(f"expected the same number of residual blocks at every level, got {[n for _, n, _ in levels]}")
+    return UNetConfig(
+        stage=stage,
+        in_channels=shapes[stem][1],
+        out_channels=shapes[last][0],
+        block_channels=tuple(width for width, _, _ in levels),
+        layers_per_block=levels[0][1],
+        num_heads=shapes[middle + POSITION_BIAS][1],
+        context_dim=shapes[middle + "attn2.to_k.weight"][1],
+        attention_levels=tuple(attention for _, _, attention in levels),
+    )
+
+
+def _published_levels(shapes) -> list[tuple[int, int, bool]]:
+    """(width, residual blocks, whether with transformers) of each level, finest first."""
+    levels = []
+    for level in count():
+        block = f"down_blocks.{level}."
+        layers = next(j for j in count() if f"{block}resnets.{j}.conv1.weight" not in shapes)
+        if not layers:
+            return levels
+        width = shapes[f"{block}resnets.0.conv1.weight"][0]
+        levels.append((width, layers, f"{block}attentions.0.norm.weight" in shapes))
+
+
+def _ldm_levels(shapes) -> list[tuple[int, int, bool]]:
+    """The same from our names, where a down-sampler ends each level but the last."""
+    levels, width, layers, attention = [], 0, 0, False
+    for number in count(1):
+        block = f"input_blocks.{number}."
+        if block + "0.in_layers.2.weight" in shapes:
+            width, layers = shapes[block + "0.in_layers.2.weight"][0], layers + 1
+            attention = block + "1.norm.weight" in shapes
+            continue
+        levels.append((width, layers, attention))
+        if block + "0.op.weight" not in shapes:
+            return levels
+        layers = 0
