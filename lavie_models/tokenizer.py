@@ -20,8 +20,10 @@ def make_tokenizer(vocab: dict[str, int], merges: list[str]):
         Path(folder, "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
         Path(folder, "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
         Path(folder, "tokenizer_config.json").write_text(
-            json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "bos_token": START, "eos_token": END,
-                        "unk_token": END, "pad_token": END}),
+            json.dumps(
+                {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "bos_token": START, "eos_token": END,
+                 "unk_token": END, "pad_token": END}
+            ),
             encoding="utf-8",
         )
         return CLIPTokenizer.from_pretrained(folder)

@@ -28,5 +28,5 @@ def load_state(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     other = {k: (state["settings"].get(k), v) for k, v in settings.items() if state["settings"].get(k) != v}
     if other:
         changes = ", ".join(f"{key}: then {then}, now {now}" for key, (then, now) in other.items())
-        raise ValueError(f"{path} belongs to a run with other settings ({changes}); repeat those or choose another --out")
+        raise ValueError(f"{path} belongs to a run with other settings ({changes}); repeat them or take another --out")
     return state

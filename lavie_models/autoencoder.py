@@ -1,0 +1,83 @@
+"""The nano autoencoder: 8 x 8 pixels to 4 latent channels, small enough to train on a CPU in minutes.
+
+Contract: maps like Stable Diffusion's autoencoder (same factor, same number of channels, pixels in -1 .. 1), but works
+on patches of 4 x 4 pixels, where a convolution costs a sixteenth, and has no normalisation, which would take an image's
+mean colour away and is slow on CPUs. Fully convolutional, so any size will do and tiles fit together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Sizes of a nano autoencoder; `to_dict` / `from_dict` are what a file's metadata holds."""
+
+    width: int = 96  # channels at a quarter and at an eighth of the image's size
+    blocks: int = 2  # residual blocks at each of these two sizes
+    head: int = 16  # channels at full size, decoder only
+    latent_channels: int = 4
+
+    def to_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, int]) -> AutoencoderConfig:
+        """Raises TypeError naming a field that is unknown."""
+        return cls(**values)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(silu(conv(silu(x)))), channels kept."""
+
+    def __init__(self, width: int, operations=nn, dtype=None, device=None):
+        super().__init__()
+        options = {"padding": 1, "dtype": dtype, "device": device}
+        self.conv1 = operations.Conv2d(width, width, 3, **options)
+        self.conv2 = operations.Conv2d(width, width, 3, **options)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.conv2(functional.silu(self.conv1(functional.silu(x))))
+
+
+class NanoAutoencoder(nn.Module):
+    """`operations`: where Conv2d comes from, torch.nn or ComfyUI's operations."""
+
+    PATCH = 4
+    DOWNSCALE = 8
+
+    def __init__(self, config: AutoencoderConfig, operations=nn, dtype=None, device=None):
+        super().__init__()
+        self.config = config
+        width, latent, patch = config.width, config.latent_channels, self.PATCH**2
+
+        def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Module:
+            return operations.Conv2d(
+                inputs, outputs, kernel, stride=stride, padding=kernel // 2, dtype=dtype, device=device
+            )
+
+        def blocks() -> list[nn.Module]:
+            return [ResidualBlock(width, operations, dtype, device) for _ in range(config.blocks)]
+
+        self.encoder = nn.Sequential(
+            nn.PixelUnshuffle(self.PATCH), conv(3 * patch, width), *blocks(), conv(width, width, stride=2), *blocks(),
+            conv(width, latent),
+        )  # fmt: skip
+        self.from_latent = conv(latent, latent, 1)  # undoes the scale that the encoder's last convolution has
+        self.decoder = nn.Sequential(
+            conv(latent, width), *blocks(), nn.Upsample(scale_factor=2), conv(width, width), *blocks(),
+            conv(width, config.head * patch), nn.PixelShuffle(self.PATCH), nn.SiLU(), conv(config.head, 3),
+        )  # fmt: skip
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) in -1 .. 1, H and W multiples of 8 -> (N, 4, H/8, W/8)."""
+        return self.encoder(images)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """(N, 4, h, w) -> (N, 3, 8h, 8w), about -1 .. 1, not clamped."""
+        return self.decoder(self.from_latent(latents))
