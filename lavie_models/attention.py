@@ -75,7 +75,7 @@ class Attention(nn.Module):
     def over_frames(self, x, positions: FramePositions, transformer_options=None):
         """Temporal self-attention along axis 1 of (B, F, channels)."""
         q, k = (
-            positions.rotate(project(x).unflatten(-1, (self.heads, -1))).flatten(2) for project in (self.to_q, self.to_k)
+            positions.rotate(t.unflatten(-1, (self.heads, -1))).flatten(2) for t in (self.to_q(x), self.to_k(x))
         )
         bias = self.time_rel_pos_bias(positions.buckets).to(q.dtype)
         out = self.attention(q, k, self.to_v(x), self.heads, mask=bias, transformer_options=transformer_options)

@@ -1,6 +1,6 @@
 """Encode the synthetic clips and images once: `python -m comfyui_lavie.training.latents`.
 
-Contract: scene number i is `sample_scene(i)`; its latents lie in the i-th row of the cache whatever the batch or the
+Contract: scene number i is `sample_scene(i)`; its latents lie in the i-th row of the cache whatever the batch or
 machine. Chunks are written whole and only those that are missing are made, so a stopped run goes on where it was. The
 cache carries a fingerprint of the autoencoder and of the chunk size; with another autoencoder it is refused, not reused.
 """
@@ -80,7 +80,7 @@ def _encode_chunk(vae: NanoVAE, kind: str, start: int, size: int) -> np.ndarray:
     return latents.view(*frames.shape[:-3], *latents.shape[1:]).numpy()
 
 
-def prepare(vae_file: str | Path, folder: str | Path, clips: int, images: int, size: int, progress: bool = True) -> None:
+def prepare(vae_file, folder: str | Path, clips: int, images: int, size: int, progress: bool = True) -> None:
     """Fill the cache up to whole chunks of the asked counts; raises ValueError where it belongs to another VAE."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,10 @@ from ..lavie_models.schedule import to_x0
 
 
 @torch.no_grad()
-def sample(unet, text: torch.Tensor, empty: torch.Tensor, shape: tuple[int, int, int, int], alphas_cumprod: torch.Tensor,
-           prediction: str, steps: int = 25, guidance: float = 4.0, seed: int = 0) -> torch.Tensor:
+def sample(
+    unet, text: torch.Tensor, empty: torch.Tensor, shape: tuple[int, int, int, int], alphas_cumprod: torch.Tensor,
+    prediction: str, steps: int = 25, guidance: float = 4.0, seed: int = 0,
+) -> torch.Tensor:  # fmt: skip
     """One clip.
 
     Args:

@@ -1,0 +1,1 @@
+"""How each LaVie network becomes a native ComfyUI object: MODEL, CLIP, VAE."""

@@ -1,0 +1,163 @@
+"""LaVie UNets as native MODELs.
+
+Contract: the patcher that `load_model` returns is what ComfyUI's own loaders return for SD 1.x. Frames are the batch,
+so everything that works on SD 1.x latents works here; `unet_config` carries the fields from which ComfyUI derives LoRA key
+maps and block sizes; the noise schedule is LaVie's.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import comfy.latent_formats
+import comfy.ldm.modules.attention
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.patcher_extension
+import comfy.supported_models
+import comfy.utils
+import torch
+
+from ..checkpoint import convert_state_dict, detect_config
+from ..config import UNetConfig
+from ..unet import LaVieUNet
+from .files import read_unet_file
+from .sampling import SAMPLINGS
+
+MODEL_TYPES = {"epsilon": comfy.model_base.ModelType.EPS, "v": comfy.model_base.ModelType.V_PREDICTION}
+
+
+def _optimized_attention(q, k, v, heads, mask=None, transformer_options=None):
+    """The kernel ComfyUI has chosen, looked up at call time so that later choices count."""
+    kernel = comfy.ldm.modules.attention.optimized_attention
+    return kernel(q, k, v, heads, mask=mask, transformer_options=transformer_options)
+
+
+class ComfyUNet(LaVieUNet):
+    """LaVieUNet behind the signature with which ComfyUI calls its SD UNet."""
+
+    def forward(self, x, timesteps=None, context=None, y=None, control=None, transformer_options=None, **kwargs):
+        """(n * F, C, H, W) for n conditions of one clip of F frames each, as ``cond_or_uncond`` counts them."""
+        options = {} if transformer_options is None else transformer_options
+        wrappers = comfy.patcher_extension.get_all_wrappers(
+            comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, options
+        )
+        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._denoise, self, wrappers)
+        return executor.execute(x, timesteps, context, y, control, options, **kwargs)
+
+    def _denoise(self, x, timesteps, context, y=None, control=None, transformer_options=None, **kwargs):
+        conditions = len(transformer_options.get("cond_or_uncond", (0,)))
+        return super().forward(
+            x, timesteps, context, num_frames=x.shape[0] // conditions, control=control,
+            transformer_options=transformer_options,
+        )  # fmt: skip
+
+
+def _build_unet(config: UNetConfig, dtype=None, device=None, operations=None, **described):
+    """Called by BaseModel with ``unet_config``, of which the UNet itself needs no more than the dtype."""
+    unet = ComfyUNet(config, operations=operations, attention=_optimized_attention, dtype=dtype, device=device)
+    unet.dtype = dtype
+    return unet
+
+
+class LaVieModel(comfy.model_base.BaseModel):
+    """A LaVie stage in ComfyUI's model hierarchy."""
+
+    def __init__(self, model_config, model_type, device=None):
+        build = functools.partial(_build_unet, model_config.lavie_config)
+        super().__init__(model_config, model_type, device=device, unet_model=build)
+        self.model_sampling = SAMPLINGS[model_config.prediction](model_config)
+
+    def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
+        options = {} if transformer_options is None else transformer_options
+        if c_crossattn is not None:
+            c_crossattn = _text_per_clip(c_crossattn, len(options.get("cond_or_uncond", (0,))))
+        return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+
+def _text_per_clip(text: torch.Tensor, conditions: int) -> torch.Tensor:
+    """ComfyUI repeats the text for every frame; give one copy per clip where all its frames share it."""
+    per_clip = text.unflatten(0, (conditions, -1))
+    shared = per_clip[:, :1]
+    return shared[:, 0] if torch.equal(shared.expand_as(per_clip), per_clip) else text
+
+
+class LaVieModelConfig(comfy.supported_models.SD15):
+    """Describes a LaVie UNet in the terms of ComfyUI's SD 1.x configuration."""
+
+    sampling_settings = {"beta_schedule": "sqrt_linear", "linear_start": 1e-4, "linear_end": 0.02}
+    latent_format = comfy.latent_formats.SD15
+    memory_usage_factor = 1.0
+
+    def __init__(self, config: UNetConfig, prediction: str):
+        self.lavie_config = config
+        self.prediction = prediction
+        self.unet_extra_config = {"num_heads": config.num_heads, "num_head_channels": -1}
+        super().__init__(_describe(config))
+
+    def get_model(self, state_dict, prefix="", device=None):
+        return LaVieModel(self, MODEL_TYPES[self.prediction], device=device)
+
+    def inpaint_model(self):
+        """Never: extra input channels, where a stage has them, are not an inpainting mask."""
+        return False
+
+
+def _describe(config: UNetConfig) -> dict:
+    """The fields of ``unet_config`` that core code reads: LoRA key maps, FreeU, ControlNet, model merging."""
+    levels = config.attention_levels
+    layers = config.layers_per_block
+    return {
+        "in_channels": config.in_channels,
+        "out_channels": config.out_channels,
+        "model_channels": config.block_channels[0],
+        "channel_mult": [channels / config.block_channels[0] for channels in config.block_channels],
+        "num_res_blocks": [layers] * len(levels),
+        "transformer_depth": [int(level) for level in levels for _ in range(layers)],
+        "transformer_depth_output": [int(level) for level in levels for _ in range(layers + 1)],
+        "transformer_depth_middle": 1,
+        "context_dim": config.context_dim,
+        "use_linear_in_transformer": False,
+        "adm_in_channels": None,
+        "use_temporal_attention": True,
+    }
+
+
+def load_model(path: str, stage: str, model_options: dict | None = None, disable_dynamic: bool = False):
+    """Read a UNet file of ``stage`` into a model patcher.
+
+    Args:
+        path: .safetensors, or .pt of plain tensors; published or ComfyUI names.
+        model_options: ``{"dtype": torch dtype, "fp8_optimizations": bool}``, both optional, as core loaders take.
+        disable_dynamic: ComfyUI asks for it when it reloads the file for cloning.
+
+    Raises:
+        CheckpointError: for any other file, naming what it is and which loader wants it.
+    """
+    options = model_options or {}
+    state_dict, metadata = read_unet_file(path, stage)
+    config, prediction = detect_config(state_dict, metadata)
+    state_dict = convert_state_dict(state_dict, config)
+
+    model_config = LaVieModelConfig(config, prediction)
+    load_device = comfy.model_management.get_torch_device()
+    offload_device = comfy.model_management.unet_offload_device()
+    dtype = options.get("dtype") or comfy.model_management.unet_dtype(
+        model_params=comfy.utils.calculate_parameters(state_dict),
+        supported_dtypes=model_config.supported_inference_dtypes,
+        weight_dtype=comfy.utils.weight_dtype(state_dict),
+    )
+    manual_cast = comfy.model_management.unet_manual_cast(dtype, load_device, model_config.supported_inference_dtypes)
+    model_config.set_inference_dtype(dtype, manual_cast, device=load_device)
+    model_config.optimizations["fp8"] = options.get("fp8_optimizations", False)
+
+    model = model_config.get_model(state_dict)
+    # Looked up at call time: ComfyUI's start-up may have put its dynamically loading patcher there.
+    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    patcher = patcher_class(model, load_device=load_device, offload_device=offload_device)
+    if not comfy.model_management.is_device_cpu(offload_device):
+        model.to(offload_device)
+    model.diffusion_model.load_state_dict(state_dict, strict=True, assign=patcher.is_dynamic())
+    patcher.cached_patcher_init = (load_model, (path, stage, model_options))
+    return patcher

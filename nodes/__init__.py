@@ -1,0 +1,1 @@
+"""The nodes, one file per step of the artist's work: a schema and a thin execute each."""

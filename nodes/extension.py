@@ -1,0 +1,27 @@
+"""What the pack registers with ComfyUI: its nodes and the folder of small models that comes with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import ComfyExtension, io
+
+from .base_model import LaVieBaseModelLoader
+from .latent import EmptyLaVieLatent
+from .scheduler import LaVieScheduler
+from .text_encoder import LaVieTextEncoderLoader
+from .vae import LaVieVAELoader
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+
+
+class LaVieExtension(ComfyExtension):
+    """The LaVie node pack."""
+
+    async def on_load(self) -> None:
+        for folder in ("diffusion_models", "text_encoders", "vae"):
+            folder_paths.add_model_folder_path(folder, str(WEIGHTS / folder))
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [LaVieBaseModelLoader, LaVieTextEncoderLoader, LaVieVAELoader, EmptyLaVieLatent, LaVieScheduler]
