@@ -4,8 +4,8 @@ Contract: the steps of the paper on one small model. `images` trains the spatial
 starts from that result (temporal output projections still zero, so it begins as the image model) and trains
 everything on rows of one clip and M images, which share all spatial layers and bypass temporal attention; `export`
 writes what the loader nodes read. Batches, timesteps and noise are pure functions of (seed, step) and the state is
-written atomically: a run stopped at any moment goes on when its command is repeated. --steps may be changed between runs; the learning rate is
-constant after the warm-up and falls linearly to zero over the last --decay steps.
+written atomically: a run stopped at any moment goes on when its command is repeated. --steps may be changed between
+runs; the learning rate is constant after the warm-up and falls linearly to zero over the last --decay steps.
 """
 
 from __future__ import annotations

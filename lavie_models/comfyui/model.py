@@ -1,8 +1,8 @@
 """LaVie UNets as native MODELs.
 
 Contract: the patcher that `load_model` returns is what ComfyUI's own loaders return for SD 1.x. Frames are the batch,
-so everything that works on SD 1.x latents works here; `unet_config` carries the fields from which ComfyUI derives LoRA key
-maps and block sizes; the noise schedule is LaVie's.
+so everything that works on SD 1.x latents works here; `unet_config` carries the fields from which ComfyUI derives LoRA
+key maps and block sizes; the noise schedule is LaVie's.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ..checkpoint import convert_state_dict, detect_config
 from ..config import UNetConfig
 from ..unet import LaVieUNet
 from .files import read_unet_file
+from .sampling import SAMPLINGS
 from .sampling import SAMPLINGS
 
 MODEL_TYPES = {"epsilon": comfy.model_base.ModelType.EPS, "v": comfy.model_base.ModelType.V_PREDICTION}
@@ -67,6 +68,7 @@ class LaVieModel(comfy.model_base.BaseModel):
     def __init__(self, model_config, model_type, device=None):
         build = functools.partial(_build_unet, model_config.lavie_config)
         super().__init__(model_config, model_type, device=device, unet_model=build)
+        self.model_sampling = SAMPLINGS[model_config.prediction](model_config)
         self.model_sampling = SAMPLINGS[model_config.prediction](model_config)
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
