@@ -27,6 +27,7 @@ __all__ = ["CheckpointError", "convert_state_dict", "detect_config", "export_pub
 logger = logging.getLogger(__name__)
 
 WRAPPERS = ("ema", "state_dict", "model")  # dictionary entries under which training scripts keep weights, best first
+TORCH_STARTS = (b"PK", b"\x80")  # of torch.save's files: a zip archive, or a bare pickle from before 2020
 NAMED = 6  # keys that an error lists by name
 
 
@@ -55,6 +56,8 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
         state_dict, metadata = _read_safetensors(path, size)
     elif path.suffix == ".safetensors":
         raise CheckpointError(f"{path} does not begin like a safetensors file; it is damaged or misnamed, get it again")
+    elif not start.startswith(TORCH_STARTS):
+        raise CheckpointError(f"{path} is neither a safetensors file nor one that torch.save wrote; get it again")
     else:
         state_dict, metadata = _unwrap(_read_pickle(path)), {}
     if not state_dict:
@@ -95,13 +98,9 @@ def _read_pickle(path: Path):
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=whole or None)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "WeightsUnpickler" in str(error):
-            raise CheckpointError(
-                f"{path} contains pickled Python objects besides tensors, which could run code on this computer; it "
-                f"was not loaded. Use a .safetensors file, or save the weights alone again ({_first_line(error)})"
-            ) from error
         raise CheckpointError(
-            f"{path} is neither a safetensors file nor one that torch.save wrote ({_first_line(error)})"
+            f"{path} contains pickled Python objects besides tensors, which could run code on this computer; it was "
+            f"not loaded. Use a .safetensors file, or save the weights alone again ({_first_line(error)})"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is truncated or damaged ({_first_line(error)}); download it again") from error
@@ -109,7 +108,7 @@ def _read_pickle(path: Path):
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    useful = [line for line in lines if "GLOBAL" in line or "Unsupported" in line] or lines
+    useful = [line for line in lines if "unsupported" in line.lower()] or lines
     return useful[0][:160] if useful else type(error).__name__
 
 

@@ -126,7 +126,8 @@ def _config_from_shapes(state_dict, stage: str) -> UNetConfig:
         if published
         else (LDM_STEM, "out.2.weight", "middle_block.1.transformer_blocks.0.")
     )
-    if not levels or len({layers for _, layers, _ in levels}) != 1:
+    layers = {layers for _, layers, _ in levels}
+    if len(layers) != 1 or 0 in layers:
         raise ValueError(f"expected the same number of residual blocks at every level, got {[n for _, n, _ in levels]}")
     return UNetConfig(
         stage=stage,

@@ -86,12 +86,12 @@ def timesteps_to_sigmas(timesteps: torch.Tensor, sigmas: torch.Tensor) -> torch.
     """Noise level of timesteps, fractional ones too -> float32 of the same shape.
 
     sigma is linear between neighbouring trained timesteps, as in diffusers' Euler scheduler, which the reference uses;
-    (k-diffusion and ComfyUI take log sigma to be linear; at 50 steps they differ by up to 2e-5 of sigma).
+    (k-diffusion and ComfyUI take log sigma to be linear; of the 50 Euler levels that changes up to 0.02 per cent).
 
     Args:
         sigmas: of the trained timesteps, (T,) rising. Timesteps are clamped to 0 .. T - 1.
     """
-    table = sigmas.double()
+    table = sigmas.to(torch.promote_types(timesteps.dtype, sigmas.dtype))
     t = timesteps.to(table).clamp(0, len(table) - 1)
     low = t.floor().long().clamp(max=len(table) - 2)
     return torch.lerp(table[low], table[low + 1], t - low).float().to(timesteps.device)
@@ -99,8 +99,6 @@ def timesteps_to_sigmas(timesteps: torch.Tensor, sigmas: torch.Tensor) -> torch.
 
 def sigmas_to_timesteps(sigma: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
     """Inverse of `timesteps_to_sigmas`: fractional timesteps, float32, exact at the trained levels."""
-    table = sigmas.double()
-    value = sigma.to(table).clamp(table[0], table[-1])
-    low = (torch.searchsorted(table, value.contiguous(), right=True) - 1).clamp(0, len(table) - 2)
-    t = low + (value - table[low]) / (table[low + 1] - table[low])
-    return t.float().to(sigma.device)
+    value = sigma.to(sigmas).clamp(sigmas[0], sigmas[-1])
+    low = (torch.searchsorted(sigmas, value.contiguous(), right=True) - 1).clamp(0, len(sigmas) - 2)
+    return (low + (value - sigmas[low]) / (sigmas[low + 1] - sigmas[low])).to(sigma.device)
