@@ -24,7 +24,6 @@ from ..config import UNetConfig
 from ..unet import LaVieUNet
 from .files import read_unet_file
 from .sampling import SAMPLINGS
-from .sampling import SAMPLINGS
 
 MODEL_TYPES = {"epsilon": comfy.model_base.ModelType.EPS, "v": comfy.model_base.ModelType.V_PREDICTION}
 
@@ -68,7 +67,6 @@ class LaVieModel(comfy.model_base.BaseModel):
     def __init__(self, model_config, model_type, device=None):
         build = functools.partial(_build_unet, model_config.lavie_config)
         super().__init__(model_config, model_type, device=device, unet_model=build)
-        self.model_sampling = SAMPLINGS[model_config.prediction](model_config)
         self.model_sampling = SAMPLINGS[model_config.prediction](model_config)
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
