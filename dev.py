@@ -261,7 +261,19 @@ def check_workflow(file: Path) -> None:
 def run_inside(comfyui: Path, module: str, arguments: list[str]) -> int:
     """Run a module in `.venv`; -P keeps this folder off sys.path, where it would hide ComfyUI's `nodes`."""
     command = [str(venv_python()), "-P", "-m", module, *arguments]
-    return subprocess.run(command, env={**os.environ, "COMFYUI_PATH": str(comfyui)}).returncode
+    return wait_for(subprocess.Popen(command, env={**os.environ, "COMFYUI_PATH": str(comfyui)}))
+
+
+def wait_for(process: subprocess.Popen) -> int:
+    """The exit status of `process`. Ctrl+C reaches it as well as us: it gets ten seconds to end in good order."""
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        try:
+            return process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            return process.wait()
 
 
 def main(argv: list[str] | None = None) -> int:

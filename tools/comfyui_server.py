@@ -30,7 +30,7 @@ import aiohttp
 import torch
 from comfy_cli.workflow_to_api import is_api_format
 
-from ..dev import SetupError, find_comfyui
+from ..dev import SetupError, find_comfyui, wait_for
 from .workflow import WorkflowError, load_workflow, saved_files, set_inputs, to_api
 
 __all__ = [
@@ -259,10 +259,7 @@ def main() -> int:
         sys.exit(str(error))
     command = server_command(comfyui, base, port)
     print(f"Models, input and output are in {base}. Open http://127.0.0.1:{port} once it says so; Ctrl+C ends it.")
-    try:
-        return subprocess.run(command, cwd=comfyui).returncode
-    except KeyboardInterrupt:
-        return 0
+    return wait_for(subprocess.Popen(command, cwd=comfyui))
 
 
 if __name__ == "__main__":
