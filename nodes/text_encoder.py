@@ -19,8 +19,8 @@ class LaVieTextEncoderLoader(io.ComfyNode):
             node_id="LaVieTextEncoderLoader",
             display_name="Load LaVie Text Encoder",
             category="LaVie",
-            description="Loads the text encoder that LaVie's base and interpolation models read, as a CLIP for core text "
-            "nodes. The CLIP output of Load Checkpoint with a Stable Diffusion 1.x checkpoint serves just as well.",
+            description="Loads the text encoder that LaVie's base and interpolation models read, as a CLIP for core "
+            "text nodes. The CLIP output of Load Checkpoint with a Stable Diffusion 1.x checkpoint serves as well.",
             search_aliases=["lavie", "clip", "clip loader", "prompt", "text encoder"],
             inputs=[
                 io.Combo.Input(

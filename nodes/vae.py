@@ -20,7 +20,7 @@ class LaVieVAELoader(io.ComfyNode):
             display_name="Load LaVie VAE",
             category="LaVie",
             description="Loads the autoencoder between frames and latents, as a VAE for the core decode, encode and "
-            "tiled nodes. The VAE output of Load Checkpoint with a Stable Diffusion 1.x checkpoint serves just as well.",
+            "tiled nodes. The VAE output of Load Checkpoint with a Stable Diffusion 1.x checkpoint serves as well.",
             search_aliases=["lavie", "vae", "vae loader", "decode", "autoencoder"],
             inputs=[
                 io.Combo.Input(

@@ -170,7 +170,8 @@ def train(args: argparse.Namespace):
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         start = state["step"]
-    progress = tqdm(range(start, args.steps), initial=start, total=args.steps, unit="step", mininterval=1)
+    stop = args.steps if args.stop_at is None else min(args.stop_at, args.steps)
+    progress = tqdm(range(start, stop), initial=start, total=args.steps, unit="step", mininterval=1)
     for step in progress:
         rng = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
         first = args.seed * 1_000_000_000 + step * args.batch
@@ -189,7 +190,7 @@ def train(args: argparse.Namespace):
         schedule.step()
         if step % 20 == 0:
             progress.set_postfix(loss=f"{loss.item():.4f}")
-        if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
+        if (step + 1) % args.save_every == 0 or step + 1 == stop:
             save_state(state_file, settings, model=both.state_dict(), optimizer=optimizer.state_dict(),
                        schedule=schedule.state_dict(), step=step + 1)
     return tokenizer, vocabulary, merges, model.eval().requires_grad_(False), heads.eval()
@@ -257,6 +258,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the nano text encoder; run again to resume.")
     parser.add_argument("--out", default="runs/nano_text_encoder", help="folder of the state and the exported file")
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--stop-at", type=int, help="end this run early, at this step, to be resumed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)

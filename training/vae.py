@@ -7,8 +7,8 @@ every --save-every steps, so a stopped run goes on bit for bit where it was.
 A quarter of each batch are dense scenes, the rest real frames: frames alone leave the hues of rare pixels unlearned.
 The loss compares luma and chroma with chroma counted twice, for a small thing on a gray background is mostly a matter
 of hue. Latents get a little noise before they are decoded, as a sampler leaves some behind. At the end the per-channel
-mean and spread of real frames are folded into the convolutions on both sides of the latents: encode(x) * 0.18215 has mean 0 and
-standard deviation 1 in every channel.
+mean and spread of real frames are folded into the convolutions on both sides of the latents: encode(x) * 0.18215 has
+mean 0 and standard deviation 1 in every channel.
 """
 
 from __future__ import annotations
@@ -219,10 +219,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--stop-at", type=int, help="end this run early, at this step, to be resumed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=64, help="pixels, a multiple of 8")
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--width", type=int, default=AutoencoderConfig.width)
     parser.add_argument("--blocks", type=int, default=AutoencoderConfig.blocks)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--latent-weight", type=float, default=1e-5, help="of the latents' mean square, in the loss")
     parser.add_argument("--latent-noise", type=float, default=0.03, help="in units of the latents' spread")

@@ -38,6 +38,8 @@ def load_text_encoder(path: str, embedding_directory=None, model_options=None, d
     nano = "lavie.tokenizer" in metadata
     if not nano:
         _require_clip_l(path, weights)
+    # Stable Diffusion 1.x reads no pooled projection; without one ComfyUI would keep whatever lies in memory.
+    weights["text_projection.weight"] = torch.eye(weights["text_model." + EMBEDDING].shape[1])
     options = {
         "embedding_directory": embedding_directory, "model_options": dict(model_options or {}),
         "disable_dynamic": disable_dynamic,
