@@ -6,6 +6,7 @@ Contract: every test drives the one server of the `comfyui` fixture through HTTP
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -218,6 +219,16 @@ def test_bad_values_are_refused_with_a_reason(comfyui, inputs, parts):
         assert part in str(error.value)
 
 
+def test_file_in_the_wrong_loader(comfyui):
+    """A VAE among the diffusion models: the error says what it is and which loader wants it."""
+    wrong = comfyui.server.base_directory / "models" / "diffusion_models" / "not_a_unet.safetensors"
+    wrong.parent.mkdir(exist_ok=True)
+    shutil.copy(ROOT / "weights" / "vae" / "lavie_nano_vae.safetensors", wrong)
+    with pytest.raises(WorkflowError, match="LaVieBaseModelLoader.*not_a_unet.*VAE") as error:
+        comfyui.run(quick(comfyui, model_name=wrong.name))
+    assert "Load LaVie VAE" in str(error.value) or "LaVieVAELoader" in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("node", "parts"),
     [
@@ -265,14 +276,8 @@ def test_interrupt_in_the_middle_of_sampling(comfyui):
 
 
 def test_server_that_cannot_start_shows_its_log(tmp_path):
+    server = ComfyUIServer(find_comfyui(), tmp_path, extra_args=["--no-such-option"])
     with pytest.raises(ServerError, match="no-such-option"):
-        ComfyUIServer(find_comfyui(), tmp_path, extra_args=["--no-such-option"]).start()
-
-
-def test_server_ends_and_is_gone(comfyui, tmp_path):
-    """After `stop` nothing answers any more, and the error says so."""
-    server = ComfyUIServer(find_comfyui(), tmp_path / "own")
-    with server:
-        assert NODES <= set(server.object_info())
+        server.start()
     with pytest.raises(ServerError, match="does not answer"):
         server.object_info()
