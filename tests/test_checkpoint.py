@@ -39,7 +39,7 @@ def zeros(*shapes):
 @pytest.fixture(scope="module")
 def ours():
     torch.manual_seed(0)
-    return LaVieUNet(NANO).state_dict()
+    return {key: value.contiguous() for key, value in LaVieUNet(NANO).state_dict().items()}
 
 
 @pytest.fixture(scope="module")
