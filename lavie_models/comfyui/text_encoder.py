@@ -44,11 +44,10 @@ def load_text_encoder(path: str, embedding_directory=None, model_options=None, d
         "embedding_directory": embedding_directory, "model_options": dict(model_options or {}),
         "disable_dynamic": disable_dynamic,
     }  # fmt: skip
-    if nano:
-        clip = _nano_clip(weights, metadata, options)
-    else:
-        sd1 = comfy.sd.CLIPType.STABLE_DIFFUSION
-        clip = comfy.sd.load_text_encoder_state_dicts([dict(weights)], clip_type=sd1, **options)
+    try:
+        clip = _nano_clip(weights, metadata, options) if nano else _clip_l(weights, options)
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:  # sizes that do not fit, told by torch or json
+        raise CheckpointError(f"{path} is not a text encoder of the expected layout: {error}") from error
     wanted = (key for key in clip.cond_stage_model.clip_l.transformer.state_dict() if key.startswith("text_model."))
     missing = sorted(set(wanted) - set(weights))
     if missing:
@@ -88,6 +87,11 @@ def _require_clip_l(path: str, weights: dict[str, torch.Tensor]) -> None:
     layers = len({key.split(".")[3] for key in weights if key.startswith("text_model.encoder.layers.")})
     if (width, layers) != (CLIP_L_WIDTH, CLIP_L_LAYERS):
         raise CheckpointError(_wrong_clip(path, f"a text encoder {width} wide with {layers} layers"))
+
+
+def _clip_l(weights: dict, options: dict) -> comfy.sd.CLIP:
+    kind = comfy.sd.CLIPType.STABLE_DIFFUSION
+    return comfy.sd.load_text_encoder_state_dicts([dict(weights)], clip_type=kind, **options)
 
 
 def _wrong_clip(path: str, what: str) -> str:

@@ -29,7 +29,12 @@ def load_vae(path: str, device: torch.device | None = None) -> comfy.sd.VAE:
     """Load a VAE file. Raises CheckpointError saying what the file is if it is anything else, or not whole."""
     weights, metadata = read_unet_file(path, "vae")
     build = _nano_vae if "lavie.config" in metadata else _stable_diffusion_vae
-    vae = build(path, weights, metadata, device)
+    try:
+        vae = build(path, weights, metadata, device)
+    except CheckpointError:
+        raise
+    except (RuntimeError, ValueError, TypeError) as error:  # sizes that do not fit, told by torch or json
+        raise CheckpointError(f"{path} is not an autoencoder of the expected layout: {error}") from error
     vae.patcher.cached_patcher_init = (_load_vae_patcher, (path, device))
     return vae
 
@@ -47,10 +52,7 @@ def _stable_diffusion_vae(path: str, weights: dict, metadata: dict, device) -> c
             f"{path} is a VAE with {channels} latent channels; LaVie needs the one of Stable Diffusion 1.x with "
             f"{LATENT_CHANNELS}, such as vae-ft-mse-840000-ema-pruned"
         )
-    try:
-        vae = comfy.sd.VAE(sd=dict(weights), device=device, metadata=metadata)
-    except RuntimeError as error:  # torch's report of weights of another shape
-        raise CheckpointError(f"{path} is not an autoencoder of Stable Diffusion's layout: {error}") from error
+    vae = comfy.sd.VAE(sd=dict(weights), device=device, metadata=metadata)
     _require_whole(path, vae.first_stage_model, weights)
     return vae
 
