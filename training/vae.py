@@ -10,11 +10,11 @@ of hue. Latents get a little noise before they are decoded, as a sampler leaves 
 mean and spread of real frames are folded into the convolutions on both sides of the latents: encode(x) * 0.18215 has
 mean 0 and standard deviation 1 in every channel.
 
-Measured on the shipped file (defaults, 13.5 minutes on one core shared with other work): 29.16 dB on frames of held-out
-clips, 22.71 dB on dense scenes. Hue, silhouette and heading survive (training.measure_shapes names colour, thing and
-direction of 72 of 72 held-out clips, also with noise of 0.2 on unit latents); eyes and wheels mostly blur away. In trials
-a peak learning rate of 2e-3 diverged, and networks of Stable Diffusion's layout, with GroupNorm, learned much less in
-the same time.
+Measured on the shipped file (defaults with --threads 1, 13.5 minutes on one core shared with other work): 29.16 dB on
+frames of held-out clips, 22.71 dB on dense scenes. Hue, silhouette and heading survive (training.measure_shapes names
+colour, thing and direction of 72 of 72 held-out clips, also with noise of 0.2 on unit latents); eyes and wheels mostly
+blur away. In trials a peak learning rate of 2e-3 diverged, and networks of Stable Diffusion's layout, with GroupNorm,
+learned much less in the same time.
 """
 
 from __future__ import annotations
