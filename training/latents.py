@@ -76,7 +76,8 @@ def _encode_chunk(vae: NanoVAE, kind: str, start: int, size: int) -> np.ndarray:
     else:
         frames = np.stack([render_image(sample_scene(IMAGE_SEEDS + start + i), size) for i in range(CHUNK)])
     flat = torch.from_numpy(frames).flatten(0, -4)
-    latents = torch.cat([vae.encode(part) for part in flat.split(64)]).half()
+    with torch.autocast("cpu", torch.bfloat16):  # twice as fast; moves latents by a thousandth of their spread
+        latents = torch.cat([vae.encode(part) for part in flat.split(64)]).half()
     return latents.view(*frames.shape[:-3], *latents.shape[1:]).numpy()
 
 

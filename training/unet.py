@@ -36,7 +36,7 @@ from .text_encoder import encode, load_text_encoder
 from .vae import load_vae
 
 NANO = UNetConfig.base(
-    block_channels=(64, 96, 128), layers_per_block=1, num_heads=2, context_dim=64, attention_levels=(True, True, True)
+    block_channels=(64, 96, 128), layers_per_block=1, num_heads=2, context_dim=64, attention_levels=(True, True, False)
 )
 FILE_NAME = "lavie_nano_base.safetensors"
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
