@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 
 from .attention import Attention
@@ -134,12 +135,11 @@ class TransformerBlock(nn.Module):
     def _temporal(self, x, cond):
         clips = cond.clips
         video, images = x.split((clips.video_frames, clips.images))
-        _, tokens, channels = video.shape
-        # (videos * frames, tokens, c) -> (videos * tokens, frames, c)
-        n = self.norm_temp(video).view(clips.videos, clips.frames, tokens, channels).transpose(1, 2)
-        n = self.attn_temp.over_frames(n.reshape(-1, clips.frames, channels), cond.positions, cond.options)
-        n = n.view(clips.videos, tokens, clips.frames, channels).transpose(1, 2)
-        video = (video.view(n.shape) + n).reshape(video.shape)
+        n = rearrange(self.norm_temp(video), "(b f) s c -> (b s) f c", b=clips.videos)
+        n = self.attn_temp.over_frames(n, cond.positions, cond.options)
+        split = {"b": clips.videos}
+        video = rearrange(video, "(b f) s c -> b f s c", **split) + rearrange(n, "(b s) f c -> b f s c", **split)
+        video = video.flatten(0, 1)
         return torch.cat((video, images)) if clips.images else video
 
 

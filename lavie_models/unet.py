@@ -26,6 +26,9 @@ class LaVieUNet(nn.Module):
         attention: attention kernel with the signature of ``attention.sdpa_attention``.
         dtype, device: of all parameters.
 
+    Activations are channels-last. ``.to(memory_format=torch.channels_last)`` turns the weights likewise, which saves
+    convolutions a copy of their weight in every pass; they are made contiguous, as safetensors wants them.
+
     Source: paper section 3; module layout of Stable Diffusion 1.x.
     """
 

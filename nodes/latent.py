@@ -58,9 +58,9 @@ class EmptyLaVieLatent(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, width, height, frames) -> bool | str:
+    def validate_inputs(cls, width, height) -> bool | str:
         try:
-            latent_shape(width, height, frames)
+            latent_shape(width, height, frames=1)
         except ValueError as error:
             return str(error)
         return True

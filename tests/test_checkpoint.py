@@ -15,7 +15,7 @@ from comfyui_lavie.lavie_models.checkpoint import (
     identify,
     load_checkpoint,
 )
-from comfyui_lavie.lavie_models.comfyui.files import read_unet_file
+from comfyui_lavie.lavie_models.comfyui.files import read_model_file
 from comfyui_lavie.lavie_models.key_names import module_names
 from comfyui_lavie.lavie_models.positions import rotary_frequencies
 from comfyui_lavie.tests import hashed
@@ -302,4 +302,4 @@ def test_missing_file_and_no_tensors(tmp_path):
 def test_the_base_loader_names_what_else_a_file_is(tmp_path, weights, message):
     save_file(weights, tmp_path / "file.safetensors")
     with pytest.raises(CheckpointError, match=message):
-        read_unet_file(str(tmp_path / "file.safetensors"), "base")
+        read_model_file(str(tmp_path / "file.safetensors"), "base")

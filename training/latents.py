@@ -2,7 +2,7 @@
 
 Contract: scene number i is `sample_scene(i)`; its latents lie in the i-th row of the cache whatever the batch or
 machine. Chunks are written whole and only those that are missing are made, so a stopped run goes on where it was.
-The cache carries a fingerprint of the autoencoder and of the chunk size; with another autoencoder it is refused, not reused.
+The cache carries a fingerprint of the autoencoder and of the chunk size; with another autoencoder it is refused.
 """
 
 from __future__ import annotations

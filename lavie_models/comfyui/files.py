@@ -17,8 +17,8 @@ KINDS = {  # of `identify`: what an artist calls the file, and what loads it
 }
 
 
-def read_unet_file(path: str, stage: str):
-    """(state dict, metadata) of a LaVie UNet file of ``stage``.
+def read_model_file(path: str, wanted: str):
+    """(state dict, metadata) of a file of the kind ``wanted``, one of ``KINDS``.
 
     Raises:
         CheckpointError: for a file of another kind, naming what it is and which loader wants it; for a file that
@@ -26,7 +26,7 @@ def read_unet_file(path: str, stage: str):
     """
     state_dict, metadata = load_checkpoint(path)
     kind = identify(state_dict, metadata)
-    if kind != stage:
+    if kind != wanted:
         what, loader = KINDS[kind]
-        raise CheckpointError(f"{path} is {what}, but {KINDS[stage][0]} is wanted here; {loader}")
+        raise CheckpointError(f"{path} is {what}, but {KINDS[wanted][0]} is wanted here; {loader}")
     return state_dict, metadata

@@ -22,7 +22,7 @@ import torch
 from ..checkpoint import convert_state_dict, detect_config
 from ..config import UNetConfig
 from ..unet import LaVieUNet
-from .files import read_unet_file
+from .files import read_model_file
 from .sampling import SAMPLINGS
 
 MODEL_TYPES = {"epsilon": comfy.model_base.ModelType.EPS, "v": comfy.model_base.ModelType.V_PREDICTION}
@@ -136,7 +136,7 @@ def load_model(path: str, stage: str, model_options: dict | None = None, disable
         CheckpointError: for any other file, naming what it is and which loader wants it.
     """
     options = model_options or {}
-    state_dict, metadata = read_unet_file(path, stage)
+    state_dict, metadata = read_model_file(path, stage)
     config, prediction = detect_config(state_dict, metadata)
     state_dict = convert_state_dict(state_dict, config)
 

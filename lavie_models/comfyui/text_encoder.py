@@ -19,7 +19,7 @@ import torch
 
 from ..checkpoint import CheckpointError
 from ..tokenizer import END, START, make_tokenizer
-from .files import read_unet_file
+from .files import read_model_file
 
 CLIP_L_WIDTH, CLIP_L_LAYERS = 768, 12
 EMBEDDING = "embeddings.token_embedding.weight"
@@ -33,7 +33,7 @@ def load_text_encoder(path: str, embedding_directory=None, model_options=None, d
 
     `embedding_directory`: folders with textual inversions; `model_options`: ComfyUI's, such as load_device or dtype.
     """
-    weights, metadata = read_unet_file(path, "text_encoder")
+    weights, metadata = read_model_file(path, "text_encoder")
     weights = _transformers_names(path, weights)
     nano = "lavie.tokenizer" in metadata
     if not nano:

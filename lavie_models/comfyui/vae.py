@@ -19,7 +19,7 @@ import torch
 
 from ..autoencoder import AutoencoderConfig, NanoAutoencoder
 from ..checkpoint import CheckpointError
-from .files import read_unet_file
+from .files import read_model_file
 
 PREFIXES = ("first_stage_model.", "vae.", "module.")
 LATENT_CHANNELS = 4
@@ -27,7 +27,7 @@ LATENT_CHANNELS = 4
 
 def load_vae(path: str, device: torch.device | None = None) -> comfy.sd.VAE:
     """Load a VAE file. Raises CheckpointError saying what the file is if it is anything else, or not whole."""
-    weights, metadata = read_unet_file(path, "vae")
+    weights, metadata = read_model_file(path, "vae")
     build = _nano_vae if "lavie.config" in metadata else _stable_diffusion_vae
     try:
         vae = build(path, weights, metadata, device)
