@@ -57,6 +57,11 @@ def silu(x: torch.Tensor) -> torch.Tensor:
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
+def add(temporary: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """The sum, kept in the temporary's memory where no gradient needs it."""
+    return temporary + x if torch.is_grad_enabled() else temporary.add_(x)
+
+
 class ResBlock(nn.Module):
     """Two convolutions per frame with clip-wide GroupNorm and the timestep embedding between them."""
 
@@ -81,9 +86,9 @@ class ResBlock(nn.Module):
     def forward(self, x, emb, clips: ClipLayout):
         """(N, in_channels, H, W), emb (N, time_dim) -> (N, out_channels, H, W)."""
         h = self.in_layers[2](silu(clip_group_norm(self.in_layers[0], x, clips)))
-        h = h + self.emb_layers(emb).to(h.dtype)[:, :, None, None]
+        h = add(h, self.emb_layers(emb).to(h.dtype)[:, :, None, None])
         h = self.out_layers[3](silu(clip_group_norm(self.out_layers[0], h, clips)))
-        return self.skip_connection(x) + h
+        return add(h, self.skip_connection(x))
 
 
 class Downsample(nn.Module):

@@ -12,9 +12,19 @@ from torch import nn
 from .attention import Attention
 from .config import NORM_GROUPS
 from .positions import FramePositions
-from .resnet import ClipLayout
+from .resnet import ClipLayout, add
 
-CHUNK_TOKENS = 4096
+# Values that the feed-forward and temporal attention take at a time when there are no gradients. Both widen their input
+# eight times or copy it, so this bounds the largest activations of the network. On the CPU it also keeps them in cache;
+# elsewhere large kernels matter more.
+CHUNK_VALUES_CPU = 2**19
+CHUNK_VALUES = 2**23
+
+
+def chunks(x: torch.Tensor, dim: int) -> tuple[torch.Tensor, ...]:
+    """Views of ``x`` along ``dim``, of about the number of values that fit."""
+    most = CHUNK_VALUES_CPU if x.device.type == "cpu" else CHUNK_VALUES
+    return x.split(max(1, most * x.shape[dim] // max(1, x.numel())), dim)
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ class GEGLU(nn.Module):
 
     def forward(self, x):
         x, gate = self.proj(x).chunk(2, dim=-1)
-        return x * F.gelu(gate)
+        return x * F.gelu(gate) if torch.is_grad_enabled() else F.gelu(gate).mul_(x)
 
 
 class FeedForward(nn.Module):
@@ -68,11 +78,7 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x):
-        if torch.is_grad_enabled():
-            return self.net(x)
-        # Eight times the input's width is the largest activation of the network; without gradients a few thousand
-        # tokens at a time keep it small and lose no speed.
-        return torch.cat([self.net(part) for part in x.split(max(1, CHUNK_TOKENS // x.shape[1]))])
+        return self.net(x)
 
 
 class TransformerBlock(nn.Module):
@@ -90,12 +96,17 @@ class TransformerBlock(nn.Module):
         )
 
     def forward(self, x, cond: Condition):
-        x = x + self._spatial(self.norm1(x), cond)
+        x = add(x, self._spatial(self.norm1(x), cond))
         for patch in cond.patches("middle_patch"):
             x = patch(x, self._extra_options(cond))
-        x = x + self._textual(self.norm2(x), cond)
-        x = self._temporal(x, cond)
-        return x + self.ff(self.norm3(x))
+        x = add(x, self._textual(self.norm2(x), cond))
+        if torch.is_grad_enabled():
+            x = self._temporal(x, cond)
+            return x + self.ff(self.norm3(x))
+        self._temporal_(x, cond)
+        for part in chunks(x, 0):
+            part += self.ff(self.norm3(part))
+        return x
 
     def _extra_options(self, cond):
         """What ComfyUI hands to attention patches: its options without the patches, plus the head layout."""
@@ -133,14 +144,22 @@ class TransformerBlock(nn.Module):
         return n
 
     def _temporal(self, x, cond):
-        clips = cond.clips
-        video, images = x.split((clips.video_frames, clips.images))
-        n = rearrange(self.norm_temp(video), "(b f) s c -> (b s) f c", b=clips.videos)
+        video, images = x.split((cond.clips.video_frames, cond.clips.images))
+        clips = video.unflatten(0, (cond.clips.videos, -1))
+        video = (clips + self._across_frames(clips, cond)).flatten(0, 1)
+        return torch.cat((video, images)) if cond.clips.images else video
+
+    def _temporal_(self, x, cond):
+        """``_temporal`` in place, a few pixels at a time."""
+        clips = x[: cond.clips.video_frames].unflatten(0, (cond.clips.videos, -1))
+        for part in chunks(clips, 2):
+            part += self._across_frames(part, cond)
+
+    def _across_frames(self, clips, cond):
+        """Temporal attention of (videos, frames, tokens, c); the residual is not added."""
+        n = rearrange(self.norm_temp(clips), "b f s c -> (b s) f c")
         n = self.attn_temp.over_frames(n, cond.positions, cond.options)
-        split = {"b": clips.videos}
-        video = rearrange(video, "(b f) s c -> b f s c", **split) + rearrange(n, "(b s) f c -> b f s c", **split)
-        video = video.flatten(0, 1)
-        return torch.cat((video, images)) if clips.images else video
+        return rearrange(n, "(b s) f c -> b f s c", b=clips.shape[0])
 
 
 class SpatialTransformer(nn.Module):
@@ -162,4 +181,4 @@ class SpatialTransformer(nn.Module):
         cond = replace(cond, options={**cond.options, "activations_shape": [n, c, h, w], "block_index": 0})
         tokens = self.proj_in(self.norm(x)).permute(0, 2, 3, 1).reshape(n, h * w, c)
         tokens = self.transformer_blocks[0](tokens, cond)
-        return x + self.proj_out(tokens.view(n, h, w, c).permute(0, 3, 1, 2))
+        return add(self.proj_out(tokens.view(n, h, w, c).permute(0, 3, 1, 2)), x)
