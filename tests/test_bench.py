@@ -35,9 +35,9 @@ def test_flops_agree_with_a_count_by_hand():
 @torch.no_grad()
 def test_peak_activations_are_the_most_held_at_once():
     x = torch.ones(MB // 4)
-    assert peak_activations(lambda: x + 1, "cpu") == MB
-    assert peak_activations(lambda: [x + 1, x + 2, x + 3], "cpu") == 3 * MB
-    assert peak_activations(lambda: x.add(1).mul(2).add(3).sub(4), "cpu") == 2 * MB  # one operand, one result
+    assert peak_activations(lambda: x + x, "cpu") == MB
+    assert peak_activations(lambda: [x + x, x + x, x + x], "cpu") == 3 * MB
+    assert peak_activations(lambda: x.square().square().square().square(), "cpu") == 2 * MB  # one operand, one result
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
@@ -53,7 +53,7 @@ def test_both_measures_of_memory_agree():
         activations, growth = subject.ask("activations"), subject.ask("growth")
     assert activations > 5 * MB
     if growth is not None:
-        assert abs(growth - activations) < 0.25 * activations
+        assert 0.75 * activations < growth < activations + 16 * MB  # the surplus: kernels' own buffers, small blocks
 
 
 def test_a_subject_that_dies_is_named():
