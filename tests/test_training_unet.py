@@ -17,6 +17,7 @@ TINY = UNetConfig.base(
     block_channels=(32, 64), attention_levels=(True, True), num_heads=1, layers_per_block=1, context_dim=16
 )
 JOINT = dataclasses.replace(unet.RECIPES["joint"], rows=2, images=2, warmup=2)
+FOCUS = objective.TimestepFocus(0.35, 400, 800)
 IMAGES = dataclasses.replace(unet.RECIPES["images"], rows=4, warmup=2)
 
 
@@ -69,7 +70,7 @@ def test_another_recipe_does_not_resume_a_run(tmp_path, data, text):
     run = run_in(tmp_path, JOINT)
     run.train_step(data, text)
     run.save()
-    with pytest.raises(ValueError, match=r"other settings \(lr: then .* choose another --out"):
+    with pytest.raises(ValueError, match=r"other settings \(lr: then .* another --out"):
         run_in(tmp_path, dataclasses.replace(JOINT, lr=1.0))
 
 
@@ -116,7 +117,7 @@ def test_learning_rate_warms_up_holds_and_falls(tmp_path):
 
 def test_batches_are_a_pure_function_of_seed_and_step(data, text):
     def draw(seed, step):
-        return objective.draw_batch(data, text, seed, step, rows=3, images=2, video=True, drop=0.5, middle=0.3)
+        return objective.draw_batch(data, text, seed, step, rows=3, images=2, video=True, drop=0.5, focus=FOCUS)
 
     one, same, later, other = draw(0, 5), draw(0, 5), draw(0, 6), draw(1, 5)
     for name in ("latents", "noise", "timesteps", "text"):
@@ -135,13 +136,13 @@ def test_batches_are_a_pure_function_of_seed_and_step(data, text):
 
 
 def test_captions_are_dropped_at_the_asked_rate(data, text):
-    batch = objective.draw_batch(data, text, 0, 0, rows=2000, images=0, video=False, drop=0.1, middle=0.0)
+    batch = objective.draw_batch(data, text, 0, 0, rows=2000, images=0, video=False, drop=0.1, focus=FOCUS)
     dropped = (batch.text == text[3]).flatten(1).all(1).float().mean().item()
     assert dropped == pytest.approx(0.1, abs=0.03)
 
 
-def test_timesteps_prefer_the_middle():
-    drawn = objective.draw_timesteps(np.random.default_rng(0), 20000, middle=0.35)
+def test_timesteps_prefer_the_focus():
+    drawn = FOCUS.draw(np.random.default_rng(0), 20000)
     assert drawn.min() >= 0 and drawn.max() <= 999
     central = ((drawn >= 400) & (drawn < 800)).float().mean().item()
     assert central == pytest.approx(0.35 + 0.65 * 0.4, abs=0.02)

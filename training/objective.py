@@ -34,21 +34,29 @@ class Batch:
         return Batch(*tensors, self.num_frames, self.num_images)
 
 
-def draw_timesteps(rng: np.random.Generator, count: int, middle: float) -> torch.Tensor:
-    """Integers 0 .. 999, a fraction ``middle`` of them from 400 .. 799, where layout and motion are decided."""
-    anywhere, central = rng.integers(0, TIMESTEPS, count), rng.integers(400, 800, count)
-    return torch.from_numpy(np.where(rng.random(count) < middle, central, anywhere))
+@dataclass(frozen=True)
+class TimestepFocus:
+    """Draw a ``fraction`` of the timesteps from ``low`` .. ``high`` - 1 alone."""
+
+    fraction: float
+    low: int
+    high: int
+
+    def draw(self, rng: np.random.Generator, count: int) -> torch.Tensor:
+        """``count`` integers 0 .. 999."""
+        anywhere, focused = rng.integers(0, TIMESTEPS, count), rng.integers(self.low, self.high, count)
+        return torch.from_numpy(np.where(rng.random(count) < self.fraction, focused, anywhere))
 
 
 def draw_batch(data: LatentSet, text: torch.Tensor, seed: int, step: int, rows: int, images: int, video: bool,
-               drop: float, middle: float) -> Batch:
+               drop: float, focus: TimestepFocus) -> Batch:
     """The batch of one step, a pure function of (seed, step).
 
     Args:
         text: encoded ``data.captions``, then the empty caption, (K + 1, tokens, width).
         rows: B. images: M, per row. video: whether rows have clips; without, each row is one image as one frame.
         drop: chance that a caption is replaced by the empty one, for classifier-free guidance.
-        middle: see ``draw_timesteps``.
+        focus: which timesteps to prefer.
     """
     rng = np.random.default_rng((seed, step))
     source, captions = (data.clips, data.clip_captions) if video else (data.images[:, None], data.image_captions)
@@ -58,7 +66,7 @@ def draw_batch(data: LatentSet, text: torch.Tensor, seed: int, step: int, rows: 
     caption = torch.cat((captions[chosen][:, None], data.image_captions[beside]), dim=1).flatten()
     caption[torch.from_numpy(rng.random(len(caption)) < drop)] = len(data.captions)
     noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
-    return Batch(latents, noise, draw_timesteps(rng, rows, middle), text[caption], source.shape[1], images)
+    return Batch(latents, noise, focus.draw(rng, rows), text[caption], source.shape[1], images)
 
 
 def diffusion_loss(unet, batch: Batch, alphas_cumprod: torch.Tensor, prediction: str) -> torch.Tensor:

@@ -1,11 +1,12 @@
-"""Train the base UNet: `python -m comfyui_lavie.training.unet {images,joint,export}`.
+"""Train the base UNet: `python -m comfyui_lavie.training.unet {images,joint,refine,export}`.
 
 Contract: the steps of the paper on one small model. `images` trains the spatial layers on captioned images; `joint`
-starts from that result (temporal output projections still zero, so it begins as the image model) and trains
-everything on rows of one clip and M images, which share all spatial layers and bypass temporal attention; `export`
-writes what the loader nodes read. Batches, timesteps and noise are pure functions of (seed, step) and the state is
-written atomically: a run stopped at any moment goes on when its command is repeated. --steps may be changed between
-runs; the learning rate is constant after the warm-up and falls linearly to zero over the last --decay steps.
+starts from that result (temporal output projections still zero, so it begins as the image model) and trains everything
+on rows of one clip and M images, which share all spatial layers and bypass temporal attention; `refine` goes on with
+more images and less noise, for the shapes of things; `export` writes what the loader nodes read. Batches, timesteps
+and noise are pure functions of (seed, step) and the state is written atomically: a run stopped at any moment goes on
+when its command is repeated. --steps may be changed between runs; the learning rate is constant after the warm-up and
+falls linearly to zero over the last --decay steps.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from ..lavie_models import LaVieUNet, UNetConfig
 from ..lavie_models.schedule import alphas_cumprod
 from .latents import FRAMES, LatentSet
 from .measure_shapes import measure_clip
-from .objective import diffusion_loss, draw_batch, probe_losses
+from .objective import TimestepFocus, diffusion_loss, draw_batch, probe_losses
 from .sample import sample
 from .shapes import DIRECTIONS, HEADED, caption, render, sample_scene
 from .state import load_state, save_state
@@ -54,7 +55,7 @@ class Recipe:
     seed: int = 0
     warmup: int = 100
     drop: float = 0.1
-    middle: float = 0.35
+    focus: TimestepFocus = TimestepFocus(0.35, 400, 800)  # where layout and motion are decided
     ema: float = 0.998
     clip: float = 1.0
     prediction: str = "v"
@@ -63,6 +64,7 @@ class Recipe:
 RECIPES = {
     "images": Recipe(rows=64, images=0, lr=1.2e-3, video=False),
     "joint": Recipe(rows=8, images=4, lr=8e-4, video=True),
+    "refine": Recipe(rows=5, images=16, lr=8e-4, video=True, focus=TimestepFocus(0.35, 150, 550)),
 }
 
 
@@ -142,7 +144,7 @@ class Run:
     def train_step(self, data: LatentSet, text: torch.Tensor) -> float:
         recipe = self.recipe
         batch = draw_batch(
-            data, text, recipe.seed, self.step, recipe.rows, recipe.images, recipe.video, recipe.drop, recipe.middle
+            data, text, recipe.seed, self.step, recipe.rows, recipe.images, recipe.video, recipe.drop, recipe.focus
         )
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
@@ -244,22 +246,23 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, steps, out in (("images", 1200, "runs/nano_images"), ("joint", 6000, "runs/nano_base")):
+    stages = {"images": (700, 200, None), "joint": (2800, 0, "images"), "refine": (3000, 1800, "joint")}
+    for name, (steps, decay, before) in stages.items():
         command = commands.add_parser(name, help=f"train; defaults: {RECIPES[name]}")
-        command.add_argument("--out", default=out)
-        command.add_argument("--init", default="runs/nano_images/state.pt" if name == "joint" else None)
+        command.add_argument("--out", default=f"runs/nano_{name}")
+        command.add_argument("--init", default=before and f"runs/nano_{before}/state.pt", help="state to start from")
         command.add_argument("--latents", default="runs/nano_latents")
         command.add_argument("--vae", default="weights/vae/lavie_nano_vae.safetensors")
         command.add_argument("--text-encoder", default="weights/text_encoders/lavie_nano_text_encoder.safetensors")
         command.add_argument("--steps", type=int, default=steps)
-        command.add_argument("--decay", type=int, default=steps // 4)
+        command.add_argument("--decay", type=int, default=decay)
         command.add_argument("--save-every", type=int, default=200)
         command.add_argument("--sample-every", type=int, default=1000, help="0: never")
         command.add_argument("--samples", type=int, default=24)
         command.add_argument("--threads", type=int, default=2)
         command.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     command = commands.add_parser("export", help="write the averaged weights for ComfyUI")
-    command.add_argument("--state", default="runs/nano_base/state.pt")
+    command.add_argument("--state", default="runs/nano_refine/state.pt")
     command.add_argument("--out", default=f"weights/diffusion_models/{FILE_NAME}")
     args = parser.parse_args(argv)
     if args.command == "export":
