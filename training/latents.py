@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Encode synthetic clips and images into latents; run again to go on.")
     parser.add_argument("--vae", default="weights/vae/lavie_nano_vae.safetensors")
     parser.add_argument("--out", default="runs/nano_latents")
-    parser.add_argument("--clips", type=int, default=12288, help=f"rounded up to whole chunks of {CHUNK}")
+    parser.add_argument("--clips", type=int, default=10240, help=f"rounded up to whole chunks of {CHUNK}")
     parser.add_argument("--images", type=int, default=24576, help=f"rounded up to whole chunks of {CHUNK}")
     parser.add_argument("--size", type=int, default=64, help="pixels")
     parser.add_argument("--threads", type=int, default=2)

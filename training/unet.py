@@ -246,7 +246,7 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    stages = {"images": (700, 200, None), "joint": (2800, 0, "images"), "refine": (3000, 1800, "joint")}
+    stages = {"images": (700, 200, None), "joint": (2800, 0, "images"), "refine": (3200, 2400, "joint")}
     for name, (steps, decay, before) in stages.items():
         command = commands.add_parser(name, help=f"train; defaults: {RECIPES[name]}")
         command.add_argument("--out", default=f"runs/nano_{name}")
