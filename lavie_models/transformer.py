@@ -132,6 +132,9 @@ class TransformerBlock(nn.Module):
         value, extra = context, self._extra_options(cond)
         for patch in cond.patches(f"{name}_patch"):
             n, context, value = patch(n, context, value, extra)
+            # A patch may move parts of the queries to the batch axis (HyperTile does); ComfyUI's kernels then view
+            # keys and values likewise.
+            context, value = (t if t is None else t.reshape(n.shape[0], -1, t.shape[-1]) for t in (context, value))
         replacement = cond.replacement(name)
         if replacement is None:
             n = attention(n, context, value, cond.options)

@@ -23,6 +23,7 @@ from ..checkpoint import convert_state_dict, detect_config
 from ..config import UNetConfig
 from ..unet import LaVieUNet
 from .files import read_model_file
+from .frames import follow_windows
 from .sampling import SAMPLINGS
 
 MODEL_TYPES = {"epsilon": comfy.model_base.ModelType.EPS, "v": comfy.model_base.ModelType.V_PREDICTION}
@@ -160,4 +161,5 @@ def load_model(path: str, stage: str, model_options: dict | None = None, disable
         model.to(offload_device)
     model.diffusion_model.load_state_dict(state_dict, strict=True, assign=patcher.is_dynamic())
     patcher.cached_patcher_init = (load_model, (path, stage, model_options))
+    follow_windows(patcher)
     return patcher

@@ -1,0 +1,105 @@
+"""Conditions that hold one entry per frame, cut to some of the clip's frames.
+
+Contract: core's context windows cut latents, texts, masks and concat conditions to a window's frames but hand a
+ControlNet the hints of the whole clip. `follow_windows` makes a MODEL's hints follow its windows and refuses what
+cannot work inside them; `conds_of_frames` cuts the conditions of a guider, for a part of a clip sampled by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import comfy.patcher_extension
+import comfy.utils
+import torch
+
+WRAPPER_KEY = "lavie_frames"
+
+
+def follow_windows(patcher) -> None:
+    """Add the one wrapper that this module needs to a model patcher; clones keep it."""
+    patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, WRAPPER_KEY, _in_window)
+
+
+def _in_window(executor, model, conds, x_in, timestep, model_options):
+    """Around every evaluation of the conditions: of the whole clip, or of one context window."""
+    options = model_options.get("transformer_options", {})
+    window = options.get("context_window")
+    if window is None:
+        return executor(model, conds, x_in, timestep, model_options)
+    _check_window(window, options.get("easycache"))
+    with contextlib.ExitStack() as stack:
+        for control in _controls(conds):
+            stack.enter_context(_hints_of(control, window.total_frames, window.get_tensor))
+        return executor(model, conds, x_in, timestep, model_options)
+
+
+def _check_window(window, cache) -> None:
+    if window.dim != 0:
+        raise ValueError(
+            f"the Context Windows node divides dimension {window.dim}, but LaVie's frames lie on dimension 0; set dim "
+            "to 0"
+        )
+    if getattr(cache, "name", None) == "EasyCache":
+        raise ValueError(
+            "EasyCache keeps one cache for all context windows and would mix their frames; use LazyCache, which "
+            "caches whole steps, or take one of the two nodes out"
+        )
+
+
+def _controls(conds) -> list:
+    """Every ControlNet and T2I adapter of some conditions once, those chained behind others included."""
+    found = {}
+    for cond in (c for group in conds if group is not None for c in group):
+        control = cond.get("control")
+        while control is not None:
+            found[id(control)] = control
+            control = control.previous_controlnet
+    return list(found.values())
+
+
+@contextlib.contextmanager
+def _hints_of(control, total: int, cut):
+    """``control`` with ``cut`` applied to its hints and to all it derived from them, until the end of the block."""
+    # `control_input` is a T2I adapter's; it is made anew whenever `cond_hint` is.
+    names = ("cond_hint_original", "extra_concat_orig", "cond_hint")
+    kept = {name: getattr(control, name) for name in names}
+    control.cond_hint_original = _per_frame(kept["cond_hint_original"], total, cut)
+    control.extra_concat_orig = [_per_frame(extra, total, cut) for extra in kept["extra_concat_orig"]]
+    control.cond_hint = None
+    try:
+        yield
+    finally:
+        vars(control).update(kept)
+
+
+def _per_frame(value, total: int, cut):
+    """``cut`` of a tensor whose first axis is frames; one entry serves all frames, others repeat as core does."""
+    if not isinstance(value, torch.Tensor) or value.ndim == 0 or value.shape[0] == 1:
+        return value
+    return cut(comfy.utils.repeat_to_batch_size(value, total))
+
+
+def conds_of_frames(conds: list[dict], frames: slice, total: int) -> list[dict]:
+    """A guider's conditions for some frames of a clip.
+
+    Args:
+        conds: entries as in ``CFGGuider.original_conds``.
+        frames: which frames.
+        total: length of the clip. Tensors of that length, and hints of more than one image, hold one entry per frame.
+    """
+    return [{name: _of_frames(name, value, frames, total) for name, value in cond.items()} for cond in conds]
+
+
+def _of_frames(name: str, value, frames: slice, total: int):
+    if name == "control":
+        control = value
+        copied = control.copy()
+        copied.cond_hint_original = _per_frame(control.cond_hint_original, total, lambda hint: hint[frames])
+        copied.extra_concat_orig = [_per_frame(c, total, lambda hint: hint[frames]) for c in control.extra_concat_orig]
+        if control.previous_controlnet is not None:
+            copied.set_previous_controlnet(_of_frames(name, control.previous_controlnet, frames, total))
+        return copied
+    if isinstance(value, torch.Tensor) and value.ndim and value.shape[0] == total > 1:
+        return value[frames]
+    return value

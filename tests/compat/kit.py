@@ -1,0 +1,123 @@
+"""What the compatibility tests share: tiny models in files, core nodes called as ComfyUI calls them, single steps.
+
+Contract: models are loaded by the pack's own loaders from files with random weights, temporal layers included. Every
+effect is measured on what the model computes, through core's guiders and samplers.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import comfy.latent_formats
+import comfy.samplers
+import torch
+from comfyui_lavie.lavie_models import LaVieUNet, UNetConfig
+from comfyui_lavie.lavie_models.comfyui.model import load_model
+from safetensors.torch import load_file, save_file
+
+ROOT = Path(__file__).resolve().parents[2]
+WEIGHTS = ROOT / "weights"
+TINY = {
+    "base": UNetConfig.base(
+        block_channels=(32, 64), attention_levels=(True, True), num_heads=1, layers_per_block=1, context_dim=16
+    ),
+    "first_frame": UNetConfig.base(
+        in_channels=8, block_channels=(32, 64), attention_levels=(True, True), num_heads=1, layers_per_block=1,
+        context_dim=16,
+    ),
+}  # fmt: skip
+# One level of the published width and text: files of SD 1.x (checkpoints, ControlNets, adapters) fit it.
+WIDE = UNetConfig.base(block_channels=(320,), attention_levels=(True,), layers_per_block=2)
+FRAMES = 6
+SCALE = comfy.latent_formats.SD15().scale_factor
+
+
+def save_unet(path: Path, config: UNetConfig, prediction: str = "epsilon", seed: int = 0) -> Path:
+    """A file with random weights whose temporal layers do something."""
+    torch.manual_seed(seed)
+    unet = LaVieUNet(config)
+    for name, parameter in unet.named_parameters():
+        if "temp" in name and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    metadata = {
+        "lavie.stage": config.stage, "lavie.config": json.dumps(config.to_dict()), "lavie.prediction": prediction,
+    }  # fmt: skip
+    save_file(unet.state_dict(), path, metadata)
+    return path
+
+
+def edited(source: Path, target: Path, changes: dict[str, torch.Tensor], stage: str = "base"):
+    """A model from ``source`` with ``changes`` added to its weights: what a LoRA should amount to."""
+    weights = load_file(source)
+    for key, change in changes.items():
+        weights[key] = weights[key] + change.view_as(weights[key])
+    config = TINY[stage]
+    metadata = {"lavie.stage": config.stage, "lavie.config": json.dumps(config.to_dict())}
+    save_file(weights, target, {**metadata, "lavie.prediction": "epsilon"})
+    return load_model(str(target), config.stage)
+
+
+def run(node, **inputs) -> tuple:
+    """Outputs of a core or LaVie node, of either of ComfyUI's node interfaces."""
+    if hasattr(node, "define_schema"):
+        out = node.execute(**inputs)
+        return out if isinstance(out, tuple) else out.args
+    return getattr(node(), node.FUNCTION)(**inputs)
+
+
+def random(*shape, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def noise(frames: int = FRAMES, seed: int = 5, size: int = 8) -> torch.Tensor:
+    return random(frames, 4, size, size, seed=seed)
+
+
+def text(seed: int, width: int = 16, tokens: int = 7, frames: int = 1, **values) -> list:
+    """CONDITIONING of random text."""
+    return [[random(frames, tokens, width, seed=seed), values]]
+
+
+def guider(model, positive, negative=None, cfg: float = 1.0) -> comfy.samplers.CFGGuider:
+    made = comfy.samplers.CFGGuider(model)
+    made.set_conds(positive, positive if negative is None else negative)
+    made.set_cfg(cfg)
+    return made
+
+
+class OneStep(comfy.samplers.Sampler):
+    """Calls the model once, as every sampler does in each step, and returns the denoised latent."""
+
+    def sample(self, model_wrap, sigmas, extra_args, callback, noise, *others):
+        return model_wrap(noise, sigmas[:1].expand(len(noise)), **extra_args)
+
+
+def step(guider, x: torch.Tensor, sigma: float = 1.0) -> torch.Tensor:
+    """The denoised latent, in the model's own units, that ``guider`` predicts from ``x`` at ``sigma``."""
+    out = guider.sample(x, torch.zeros_like(x), OneStep(), torch.tensor([sigma, 0.0]), seed=0, disable_pbar=True)
+    return out * SCALE
+
+
+def predict(model, seed: int = 1, sigma: float = 1.0, frames: int = FRAMES, size: int = 8) -> torch.Tensor:
+    """One step of a model with text of its width and no guidance."""
+    width = model.model.model_config.unet_config["context_dim"]
+    return step(guider(model, text(seed, width)), noise(frames, size=size), sigma)
+
+
+def sample(guider, latent: torch.Tensor, sigmas: torch.Tensor, sampler="euler", seed: int = 0, mask=None, callback=None):
+    """A whole run with core's noise for ``seed``; latents in the VAE's units, as nodes pass them."""
+    noisy = comfy.sample.prepare_noise(latent, seed)
+    chosen = comfy.samplers.sampler_object(sampler)
+    return guider.sample(
+        noisy, latent, chosen, sigmas, denoise_mask=mask, callback=callback, disable_pbar=True, seed=seed
+    )
+
+
+def sigmas(model, steps: int, scheduler: str = "normal") -> torch.Tensor:
+    return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps)
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Norm of the difference in parts of the norm of ``b``."""
+    return ((a - b).norm() / b.norm()).item()

@@ -1,0 +1,78 @@
+"""docs/compatibility.md from the markers of collected tests.
+
+A test may carry several `core` markers. `stage` is a stage or a tuple of stages; in a test parametrised over `stage`
+it may be left out. Sections are the modules, named by the first line of their docstring.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+FILE = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
+STAGES = {"base": "base", "interpolation": "interpolation", "super_resolution": "super-resolution"}
+VERDICTS = ("works", "works, see note", "does not")  # the worst that any test says counts
+HEAD = """\
+# What works
+
+Core nodes of ComfyUI 0.30.0 on LaVie's networks, as proved by the tests in `tests/compat`: each line stands for at least
+one test that calls the node on a small model and compares numbers with the effect it should have. This file is
+written by `python -P -m pytest tests/compat --write-table`; an empty cell was not tested.
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One test's word on one node at one stage; ``works`` False for what is refused with a reason."""
+
+    section: str
+    node: str
+    stage: str
+    works: bool
+    note: str
+
+    @property
+    def verdict(self) -> int:
+        return 2 if not self.works else 1 if self.note else 0
+
+
+def rows(items) -> list[Row]:
+    """Rows of collected tests, in their order, each once."""
+    found = {}
+    for item in items:
+        for marker in reversed(list(item.iter_markers("core"))):
+            stages = marker.kwargs.get("stage") or item.callspec.params.get("stage", "base")
+            for stage in (stages,) if isinstance(stages, str) else stages:
+                section = item.module.__doc__.strip().splitlines()[0].rstrip(".")
+                if stage not in STAGES:
+                    raise ValueError(f"{item.nodeid}: no such stage {stage}")
+                works, note = marker.kwargs.get("works", True), marker.kwargs.get("note", "")
+                found[Row(section, marker.args[0], stage, works, note)] = None
+    return list(found)
+
+
+def is_complete(items) -> bool:
+    """Whether every test file of this folder is among the collected tests, as far as can be told."""
+    here = Path(__file__).parent
+    return {path.name for path in here.glob("test_*.py")} <= {Path(item.path).name for item in items}
+
+
+def render(found: list[Row]) -> str:
+    """The whole document."""
+    sections: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in found:
+        sections[row.section][row.node].append(row)
+    lines = [HEAD]
+    for section, nodes in sections.items():
+        lines += [f"## {section}", "", f"| node | {' | '.join(STAGES.values())} | note |", "|---" * (len(STAGES) + 2) + "|"]
+        lines += [_line(node, node_rows) for node, node_rows in nodes.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _line(node: str, node_rows: list[Row]) -> str:
+    worst = {stage: [row.verdict for row in node_rows if row.stage == stage] for stage in STAGES}
+    cells = [VERDICTS[max(found)] if found else "" for found in worst.values()]
+    notes = " ".join(dict.fromkeys(row.note for row in node_rows if row.note))
+    return f"| {node} | {' | '.join(cells)} | {notes} |"
