@@ -10,7 +10,12 @@ import json
 from pathlib import Path
 
 import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sample
 import comfy.samplers
+import comfy.supported_models
 import torch
 from comfyui_lavie.lavie_models import LaVieUNet, UNetConfig
 from comfyui_lavie.lavie_models.comfyui.model import load_model
@@ -121,3 +126,41 @@ def sigmas(model, steps: int, scheduler: str = "normal") -> torch.Tensor:
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     """Norm of the difference in parts of the norm of ``b``."""
     return ((a - b).norm() / b.norm()).item()
+
+
+# --- ComfyUI's own SD UNet with the same weights ----------------------------------------------------------------------
+
+# Three levels, so that patches which look for certain widths find them.
+TWIN = UNetConfig.base(
+    block_channels=(32, 64, 128), attention_levels=(True, True, True), num_heads=1, layers_per_block=1, context_dim=16
+)
+
+
+def twins(path: Path, frames: int) -> tuple:
+    """(LaVie base, ComfyUI's SD 1.x model) of the same spatial weights, and a noise on which they agree.
+
+    Temporal attention adds nothing and all ``frames`` of the noise are alike, so that statistics over the clip are
+    those of a frame: whatever a node does to the one it must do to the other.
+    """
+    torch.manual_seed(0)
+    unet = LaVieUNet(TWIN)
+    metadata = {"lavie.stage": "base", "lavie.config": json.dumps(TWIN.to_dict()), "lavie.prediction": "epsilon"}
+    save_file(unet.state_dict(), path, metadata)
+    config = comfy.supported_models.SD15(
+        {
+            "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1, 1],
+            "channel_mult": [1, 2, 4], "transformer_depth": [1] * 3, "transformer_depth_output": [1] * 6,
+            "transformer_depth_middle": 1, "context_dim": 16, "use_spatial_transformer": True, "legacy": False,
+            "use_linear_in_transformer": False, "adm_in_channels": None, "use_temporal_attention": False,
+        }
+    )  # fmt: skip
+    config.unet_config["num_heads"] = TWIN.num_heads
+    config.sampling_settings = {"beta_schedule": "sqrt_linear", "linear_start": 1e-4, "linear_end": 0.02}
+    config.set_inference_dtype(torch.float32, None)
+    theirs = comfy.model_base.BaseModel(config)
+    missing, _ = theirs.diffusion_model.load_state_dict(unet.state_dict(), strict=False)
+    assert not missing
+    device = comfy.model_management.get_torch_device()
+    patcher = comfy.model_patcher.ModelPatcher(theirs, device, torch.device("cpu"))
+    x = noise(1).repeat(frames, 1, 1, 1)
+    return load_model(str(path), "base"), patcher, x
