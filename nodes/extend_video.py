@@ -15,6 +15,8 @@ import torch
 from comfy_api.latest import io
 
 from ..lavie_models.comfyui.frames import conds_of_frames
+from ..lavie_models.comfyui.model import SOURCE_LATENTS
+from .latent import LATENT_CHANNELS
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +73,9 @@ def extend(video: torch.Tensor, clips: list[Clip], sample: Callable[[Clip, torch
         except comfy.model_management.InterruptProcessingException:
             if number == 0:
                 raise
-            logger.warning("interrupted in clip %d of %d; the %d frames so far are kept", number + 1, len(clips), len(video))
+            logger.warning(
+                "interrupted in clip %d of %d; the %d frames so far are kept", number + 1, len(clips), len(video)
+            )
             return video
         video = torch.cat((video, latent[clip.new - clip.start :].to(video)))
     return video
@@ -91,7 +95,7 @@ class LaVieExtendVideo(io.ComfyNode):
             "With a first-frame-conditioned base each clip is also given its first frame.",
             search_aliases=["lavie", "long video", "extend", "continue video", "autoregressive"],
             inputs=[
-                io.Noise.Input("noise", tooltip="From Random Noise. Every frame of the long video has noise of its own."),
+                io.Noise.Input("noise", tooltip="From Random Noise. Every frame of the video has noise of its own."),
                 io.Guider.Input(
                     "guider",
                     tooltip="Model, prompts and guidance. Prompts, masks and ControlNet hints that hold one entry per "
@@ -125,9 +129,19 @@ class LaVieExtendVideo(io.ComfyNode):
 
     @classmethod
     def execute(cls, noise, guider, sampler, sigmas, latent, frames, clip_frames, overlap) -> io.NodeOutput:
-        video = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"])
-        if video.ndim != 4:
-            raise ValueError(f"LaVie latents are (frames, channels, height, width), got {tuple(video.shape)}")
+        video = latent["samples"]
+        if video.ndim != 4 or not video.any():
+            got = "an empty latent" if video.ndim == 4 else f"a latent of shape {tuple(video.shape)}"
+            raise ValueError(
+                f"expected the latent of a video, (frames, {LATENT_CHANNELS}, height, width), got {got}; connect the "
+                "output of a sampler, or VAE Encode of frames"
+            )
+        config = guider.model_patcher.model.model_config.lavie_config
+        if config is None or config.stage != "base":
+            raise ValueError(
+                "LaVie Extend Video goes on with a LaVie base model; for long clips of another stage use LaVie Context "
+                "Windows"
+            )
         clips = plan_clips(len(video), frames, clip_frames, overlap)
         steps = max(0, len(sigmas) - 1)
         show = latent_preview.prepare_callback(guider.model_patcher, steps * len(clips))
@@ -142,6 +156,11 @@ class LaVieExtendVideo(io.ComfyNode):
         return io.NodeOutput({"samples": extend(video, clips, sample)})
 
 
+def takes_first_frame(model) -> bool:
+    """Whether a LaVie base model's input has channels for its first frame."""
+    return model.model.model_config.lavie_config.in_channels > LATENT_CHANNELS
+
+
 def _sample_clip(guider, noise, sampler, sigmas, clip: Clip, total: int, given: torch.Tensor, callback):
     """All frames of one clip, the given ones unchanged."""
     length, held = clip.stop - clip.start, len(given)
@@ -151,10 +170,12 @@ def _sample_clip(guider, noise, sampler, sigmas, clip: Clip, total: int, given: 
     # Frame numbers choose the noise: the same as one long latent would get.
     noisy = noise.generate_noise({"samples": start, "batch_index": list(range(clip.start, clip.stop))})
     part = copy.copy(guider)
+    first = {SOURCE_LATENTS: given[:1]} if takes_first_frame(guider.model_patcher) else {}
     part.original_conds = {
-        name: conds_of_frames(conds, clip.frames, total) for name, conds in guider.original_conds.items()
+        name: [{**cond, **first} for cond in conds_of_frames(conds, clip.frames, total)]
+        for name, conds in guider.original_conds.items()
     }
     return part.sample(
-        noisy, start, sampler, sigmas, denoise_mask=mask, callback=callback, seed=noise.seed,
+        noisy, start, sampler, sigmas, denoise_mask=mask, callback=callback, seed=(noise.seed + clip.start) % 2**64,
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
     )  # fmt: skip

@@ -8,8 +8,12 @@ import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
 from .context_windows import LaVieContextWindows
+from .extend_video import LaVieExtendVideo
+from .first_frame import LaVieFirstFrameConditioning
+from .frame_prompts import LaVieFramePrompts
 from .interpolation import LaVieInterpolationConditioning
 from .latent import EmptyLaVieLatent
+from .lora_report import LaVieLoraReport
 from .model_loaders import LaVieBaseModelLoader, LaVieInterpolationModelLoader, LaVieSuperResolutionModelLoader
 from .scheduler import LaVieScheduler
 from .super_resolution import LaVieSuperResolutionConditioning
@@ -29,6 +33,10 @@ NODES = [
     LaVieScheduler,
     LaVieContextWindows,
     LaVieDecodeToVideo,
+    LaVieLoraReport,
+    LaVieFramePrompts,
+    LaVieFirstFrameConditioning,
+    LaVieExtendVideo,
 ]
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 

@@ -24,7 +24,9 @@ def parse_schedule(schedule: str, frames: int) -> list[tuple[int, str]]:
             continue
         match = LINE.fullmatch(line)
         if match is None:
-            raise ValueError(f"line {number} of the schedule must be 'frame: prompt', such as '8: a blue fish', got {line!r}")
+            raise ValueError(
+                f"line {number} of the schedule must be 'frame: prompt', such as '8: a blue fish', got {line!r}"
+            )
         frame = int(match[1])
         if not 0 <= frame < frames:
             raise ValueError(
@@ -80,8 +82,8 @@ class LaVieFramePrompts(io.ComfyNode):
                     "schedule",
                     multiline=True,
                     default=DEFAULT,
-                    tooltip="One line per keyframe: its frame, counted from 0, a colon, its prompt. Prompts are blended "
-                    "linearly in between and held before the first and after the last. For a sudden change name "
+                    tooltip="One line per keyframe: its frame, counted from 0, a colon, its prompt. Prompts are "
+                    "blended linearly in between and held before the first and after the last. For a sudden change name "
                     "two frames that follow each other.",
                 ),
                 io.Int.Input(
@@ -89,7 +91,7 @@ class LaVieFramePrompts(io.ComfyNode):
                     tooltip="Frames of the clip: the same number as in the latent.",
                 ),
             ],
-            outputs=[io.Conditioning.Output(tooltip="CONDITIONING with one text per frame, for any sampler or guider.")],
+            outputs=[io.Conditioning.Output(tooltip="CONDITIONING with one text per frame, for any sampler.")],
         )  # fmt: skip
 
     @classmethod

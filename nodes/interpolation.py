@@ -35,7 +35,7 @@ def encode_frames(vae, images: torch.Tensor) -> torch.Tensor:
     factor = vae.spacial_compression_encode()
     if factor != PIXELS_PER_LATENT:
         raise ValueError(
-            f"interpolation needs the VAE of Stable Diffusion 1.x with {PIXELS_PER_LATENT} pixels to a latent pixel, "
+            f"frames need the VAE of Stable Diffusion 1.x with {PIXELS_PER_LATENT} pixels to a latent pixel here, "
             f"got one with {factor}; the x4-upscaler's VAE belongs to super-resolution alone"
         )
     return torch.cat([vae.encode(part) for part in images.split(ENCODE_FRAMES)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from dataclasses import dataclass, field
 
 import comfy.lora
@@ -13,9 +14,12 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
+from ..lavie_models.unet import is_temporal
+
 FOLDER = "loras"
-TEMPORAL_MARKS = ("_temp", "motion_module", "temporal")  # in names of layers that look across frames
+TEMPORAL_MARKS = ("_temp_", "motion_module", "temporal")  # in LoRA keys of layers that look across frames
 TEXT_MARKS = ("lora_te", "text_encoder", "text_model")
+PEFT_NAME = re.compile(r"attn\d\.to_\w+(\.0)?\.lora")  # without diffusers' older `.processor.`
 SIDE_WEIGHTS = (".alpha", ".dora_scale")  # which core reads beside an adapter's own weights
 BIAS_WEIGHTS = (".diff_b", ".b_norm")  # which core adds to a bias
 
@@ -44,7 +48,7 @@ class Report:
         named = (
             ("Temporal layers changed", self.temporal),
             ("Text encoder keys, not looked at (connect the CLIP)", self.text_unchecked),
-            ("Not used: unknown to this model", self.unmatched),
+            (f"Not used: unknown to this model{self._hint()}", self.unmatched),
             ("Not used: layers across frames that this model does not have", self.unmatched_temporal),
             ("Not used: named like a layer of this model, but of another shape", self.wrong_shape),
         )
@@ -53,22 +57,27 @@ class Report:
                 lines += ["", f"{title} ({len(keys)}):", *(f"  {key}" for key in sorted(keys))]
         return "\n".join(lines)
 
+    def _hint(self) -> str:
+        if any(PEFT_NAME.search(key) for key in self.unmatched):
+            return ", among them PEFT's names, which core does not map for SD 1.x: save the LoRA with kohya's names"
+        return ""
 
-def make_report(lora: dict[str, torch.Tensor], model, clip=None) -> Report:
+
+def make_report(lora: dict[str, torch.Tensor], unet, text_encoder=None) -> Report:
     """Sort the keys of a LoRA by what core's loaders do with them.
 
     Args:
         lora: the file's tensors.
-        model: model patcher; its weights are not changed.
-        clip: comfy.sd.CLIP, or None if text encoder keys are not to be looked at.
+        unet: BaseModel, as in a patcher's ``model``.
+        text_encoder: as in a CLIP's ``cond_stage_model``, or None if text encoder keys are not to be looked at.
     """
     lora = comfy.lora_convert.convert_lora(dict(lora))
-    names = comfy.lora.model_lora_keys_unet(model.model, {})
-    weights = dict(model.model.state_dict())
+    names = comfy.lora.model_lora_keys_unet(unet, {})
+    weights = dict(unet.state_dict())
     text_names = {}
-    if clip is not None:
-        text_names = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})
-        weights |= clip.cond_stage_model.state_dict()
+    if text_encoder is not None:
+        text_names = comfy.lora.model_lora_keys_clip(text_encoder, {})
+        weights |= text_encoder.state_dict()
     names |= text_names
     patches = comfy.lora.load_lora(lora, names, log_missing=False)
     refused = {target for target, patch in patches.items() if _is_refused(patch, weights.get(_name(target)))}
@@ -77,13 +86,13 @@ def make_report(lora: dict[str, torch.Tensor], model, clip=None) -> Report:
         module = _module_of(key, names)
         target = _target(key, names.get(module))
         if target not in patches or not _is_read(key, module, patches[target]):
-            _sort_unmatched(key, clip is not None, report)
+            _sort_unmatched(key, text_encoder is not None, report)
         elif target in refused:
             report.wrong_shape.append(key)
         elif module in text_names:
             report.text.append(key)
         else:
-            (report.temporal if _is_temporal(_name(target)) else report.spatial).append(key)
+            (report.temporal if is_temporal(_name(target)) else report.spatial).append(key)
     return report
 
 
@@ -113,14 +122,10 @@ def _is_read(key: str, module: str, patch) -> bool:
 def _sort_unmatched(key: str, text_checked: bool, report: Report) -> None:
     if not text_checked and any(mark in key for mark in TEXT_MARKS):
         report.text_unchecked.append(key)
-    elif _is_temporal(key):
+    elif is_temporal(key) or any(mark in key for mark in TEMPORAL_MARKS):
         report.unmatched_temporal.append(key)
     else:
         report.unmatched.append(key)
-
-
-def _is_temporal(name: str) -> bool:
-    return any(mark in name for mark in TEMPORAL_MARKS)
 
 
 def _is_refused(patch, weight: torch.Tensor | None) -> bool:
@@ -192,5 +197,5 @@ class LaVieLoraReport(io.ComfyNode):
     @classmethod
     def execute(cls, model, lora_name, clip=None) -> io.NodeOutput:
         lora = comfy.utils.load_torch_file(folder_paths.get_full_path_or_raise(FOLDER, lora_name), safe_load=True)
-        report = str(make_report(lora, model, clip))
+        report = str(make_report(lora, model.model, None if clip is None else clip.cond_stage_model))
         return io.NodeOutput(report, ui=ui.PreviewText(report))

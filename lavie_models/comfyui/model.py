@@ -82,6 +82,11 @@ class LaVieModel(comfy.model_base.BaseModel):
         """What goes into the channels beyond the noisy latent's, per frame; None for the plain base network."""
         config, noise = self.model_config.lavie_config, kwargs["noise"]
         if config.in_channels == self.latent_format.latent_channels:
+            if SOURCE_LATENTS in kwargs and "concat_mask" not in kwargs:  # with a mask: core's inpainting, made for any
+                raise ValueError(
+                    f"this {config.stage} model takes no frames to start from; use one that was trained for it, or "
+                    f"take {CONDITIONING_NODES[config.stage]} out"
+                )
             return None
         upscaling = config.stage == "super_resolution"
         key, node = (
@@ -95,7 +100,8 @@ class LaVieModel(comfy.model_base.BaseModel):
                 f"LaVie's {config.stage} model got prompts without the frames it starts from; send positive and "
                 f"negative through {node} first"
             )
-        if frames.shape[0] != noise.shape[0] or frames.shape[2:] != noise.shape[2:]:
+        serves_all = config.stage == "base" and frames.shape[0] == 1  # the clip's first frame
+        if not (serves_all or frames.shape[0] == noise.shape[0]) or frames.shape[2:] != noise.shape[2:]:
             raise ValueError(
                 f"the conditioning is for {frames.shape[0]} frames of {frames.shape[3]} x {frames.shape[2]} latent "
                 f"pixels, the latent has {noise.shape[0]} of {noise.shape[3]} x {noise.shape[2]}; use the latent that "
@@ -104,6 +110,12 @@ class LaVieModel(comfy.model_base.BaseModel):
         return (frames if upscaling else self.process_latent_in(frames)).to(kwargs["device"])
 
     def extra_conds(self, **kwargs):
+        texts, frames = kwargs.get("cross_attn"), kwargs["noise"].shape[0]
+        if texts is not None and texts.shape[0] not in (1, frames):
+            raise ValueError(
+                f"the prompts are for {texts.shape[0]} frames, the latent has {frames}; give LaVie Frame Prompts that "
+                "number"
+            )
         conds = super().extra_conds(**kwargs)
         if NOISE_LEVEL in kwargs:
             conds["y"] = comfy.conds.CONDRegular(torch.tensor([kwargs[NOISE_LEVEL]], device=kwargs["device"]))

@@ -18,9 +18,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.addinivalue_line(
-        "markers", "core(node, stage=..., works=True, note=''): a row of the compatibility table"
-    )
+    config.addinivalue_line("markers", "core(node, stage=..., works=True, note=''): a row of the compatibility table")
 
 
 def pytest_sessionfinish(session, exitstatus):

@@ -91,17 +91,19 @@ def guider(model, positive, negative=None, cfg: float = 1.0) -> comfy.samplers.C
     return made
 
 
-class OneStep(comfy.samplers.Sampler):
-    """Calls the model once, as every sampler does in each step, and returns the denoised latent."""
+class EachLevel(comfy.samplers.Sampler):
+    """Calls the model at every noise level, as samplers do, always with the same input; returns the last prediction."""
 
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, *others):
-        return model_wrap(noise, sigmas[:1].expand(len(noise)), **extra_args)
+        for sigma in sigmas[:-1]:
+            denoised = model_wrap(noise, sigma.expand(len(noise)), **extra_args)
+        return denoised
 
 
-def step(guider, x: torch.Tensor, sigma: float = 1.0) -> torch.Tensor:
-    """The denoised latent, in the model's own units, that ``guider`` predicts from ``x`` at ``sigma``."""
-    out = guider.sample(x, torch.zeros_like(x), OneStep(), torch.tensor([sigma, 0.0]), seed=0, disable_pbar=True)
-    return out * SCALE
+def step(guider, x: torch.Tensor, *sigmas: float) -> torch.Tensor:
+    """The denoised latent, in the model's own units, that ``guider`` predicts from ``x`` at the last of ``sigmas``."""
+    levels = torch.tensor([*(sigmas or (1.0,)), 0.0])
+    return guider.sample(x, torch.zeros_like(x), EachLevel(), levels, seed=0, disable_pbar=True) * SCALE
 
 
 def predict(model, seed: int = 1, sigma: float = 1.0, frames: int = FRAMES, size: int = 8) -> torch.Tensor:
@@ -110,7 +112,9 @@ def predict(model, seed: int = 1, sigma: float = 1.0, frames: int = FRAMES, size
     return step(guider(model, text(seed, width)), noise(frames, size=size), sigma)
 
 
-def sample(guider, latent: torch.Tensor, sigmas: torch.Tensor, sampler="euler", seed: int = 0, mask=None, callback=None):
+def sample(
+    guider, latent: torch.Tensor, sigmas: torch.Tensor, sampler="euler", seed: int = 0, mask=None, callback=None
+):
     """A whole run with core's noise for ``seed``; latents in the VAE's units, as nodes pass them."""
     noisy = comfy.sample.prepare_noise(latent, seed)
     chosen = comfy.samplers.sampler_object(sampler)

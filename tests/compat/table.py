@@ -16,8 +16,8 @@ VERDICTS = ("works", "works, see note", "does not")  # the worst that any test s
 HEAD = """\
 # What works
 
-Core nodes of ComfyUI 0.30.0 on LaVie's networks, as proved by the tests in `tests/compat`: each line stands for at least
-one test that calls the node on a small model and compares numbers with the effect it should have. This file is
+Core nodes of ComfyUI 0.30.0 on LaVie's networks, as proved by the tests in `tests/compat`: each line stands for at
+least one test that calls the node on a small model and compares numbers with the effect it should have. This file is
 written by `python -P -m pytest tests/compat --write-table`; an empty cell was not tested.
 """
 
@@ -65,7 +65,12 @@ def render(found: list[Row]) -> str:
         sections[row.section][row.node].append(row)
     lines = [HEAD]
     for section, nodes in sections.items():
-        lines += [f"## {section}", "", f"| node | {' | '.join(STAGES.values())} | note |", "|---" * (len(STAGES) + 2) + "|"]
+        lines += [
+            f"## {section}",
+            "",
+            f"| node | {' | '.join(STAGES.values())} | note |",
+            "|---" * (len(STAGES) + 2) + "|",
+        ]
         lines += [_line(node, node_rows) for node, node_rows in nodes.items()]
         lines.append("")
     return "\n".join(lines)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from comfy_extras.nodes_lora_debug import LoraLoaderBypassModelOnly
 from comfyui_lavie.tests.compat.kit import TINY, edited, predict, random, relative, run
-from nodes import LoraLoaderModelOnly
 from safetensors.torch import load_file, save_file
+
+from nodes import LoraLoaderModelOnly
 
 # One layer of each kind: our name, kohya's name, diffusers' name, shape.
 LINEAR = (
@@ -37,7 +38,11 @@ def kohya(layer):
     _, name, _, shape = layer
     up, down, change = matrices(shape)
     up = up.reshape(*up.shape, *([1] * (len(shape) - 2)))
-    return {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(ALPHA)}, change
+    return {
+        f"{name}.lora_up.weight": up,
+        f"{name}.lora_down.weight": down,
+        f"{name}.alpha": torch.tensor(ALPHA),
+    }, change
 
 
 def diffusers(layer):
@@ -154,7 +159,9 @@ def test_stacked_loras_add_up(model, files, tiny_files):
     for number, (make, layer, strength) in enumerate([(kohya, LINEAR, 0.8), (loha, LINEAR, -0.3), (kohya, CONV, 1.1)]):
         lora, change = make(layer)
         save_file(lora, files / f"stacked_{number}.safetensors")
-        model = run(LoraLoaderModelOnly, model=model, lora_name=f"stacked_{number}.safetensors", strength_model=strength)[0]
+        model = run(
+            LoraLoaderModelOnly, model=model, lora_name=f"stacked_{number}.safetensors", strength_model=strength
+        )[0]
         key = f"{layer[0]}.weight"
         changes[key] = changes.get(key, 0) + strength * change
     wanted = edited(tiny_files["base"], files / "edited.safetensors", changes)

@@ -27,6 +27,7 @@ from comfy_extras.nodes_perpneg import PerpNeg, PerpNegGuider
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 from comfy_extras.nodes_tcfg import TCFG
 from comfy_extras.nodes_tomesd import TomePatchModel
+from comfy_extras.nodes_video_model import VideoLinearCFGGuidance, VideoTriangleCFGGuidance
 from comfyui_lavie.lavie_models.schedule import noise_levels
 from comfyui_lavie.tests.compat.kit import guider, relative, run, step, text, twins
 
@@ -82,6 +83,8 @@ PATCHES = [
     (Mahiro, {}),
     (FreSca, {"scale_low": 1.0, "scale_high": 1.5, "freq_cutoff": 3}),
     (EpsilonScaling, {"scaling_factor": 1.01}),
+    (VideoLinearCFGGuidance, {"min_cfg": 1.0}),
+    (VideoTriangleCFGGuidance, {"min_cfg": 1.0}),
 ]  # fmt: skip
 
 
@@ -102,7 +105,9 @@ def test_does_what_it_does_to_an_sd_unet(pair, unpatched, node, inputs):
     assert torch.equal(predicted(ours, x), unpatched), "the model itself is as it was"
 
 
-@pytest.mark.core("UNetTemporalAttentionMultiply", works=False, note="Looks for SVD's layer names; changes nothing here.")
+@pytest.mark.core(
+    "UNetTemporalAttentionMultiply", works=False, note="Looks for SVD's layer names; changes nothing here."
+)
 def test_svd_temporal_multiply_changes_nothing(pair, unpatched):
     ours, _, x = pair
     inputs = {"self_structural": 0.5, "self_temporal": 0.5, "cross_structural": 1.0, "cross_temporal": 0.5}
@@ -111,7 +116,11 @@ def test_svd_temporal_multiply_changes_nothing(pair, unpatched):
     assert touched <= {"attn1", "attn2"}
 
 
-@pytest.mark.core("TemporalScoreRescaling", works=False, note="Core's node takes one image at a time, of any model; it stops with an error.")
+@pytest.mark.core(
+    "TemporalScoreRescaling",
+    works=False,
+    note="Core's node takes one image at a time, of any model; it stops with an error.",
+)
 def test_temporal_score_rescaling_takes_no_batch(pair):
     _, theirs, x = pair
     patched = run(TemporalScoreRescaling, model=theirs, tsr_k=0.9, tsr_sigma=1.0)[0]

@@ -1,0 +1,246 @@
+"""Long video.
+
+Context windows, LaVie Extend Video and the first-frame-conditioned base, on tiny models: who sees which frames, and
+that what is held stays.
+"""
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import pytest
+import torch
+from comfy_extras.nodes_context_windows import ContextWindowsManualNode
+from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
+from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
+from comfyui_lavie.nodes.context_windows import LaVieContextWindows
+from comfyui_lavie.nodes.extend_video import Clip, LaVieExtendVideo, plan_clips
+from comfyui_lavie.tests.compat.kit import (
+    SCALE,
+    guider,
+    noise,
+    random,
+    relative,
+    run,
+    sample,
+    sigmas,
+    step,
+    text,
+)
+
+EULER = comfy.samplers.sampler_object("euler")
+LONG = 10
+
+
+def windows(
+    model, length=4, overlap=0, schedule="batched", fuse="flat", dim=0, freenoise=False, causal=False, retain=""
+):
+    return run(
+        ContextWindowsManualNode, model=model, context_length=length, context_overlap=overlap, dim=dim,
+        context_schedule=schedule, context_stride=1, closed_loop=False, fuse_method=fuse, freenoise=freenoise,
+        cond_retain_index_list=retain, causal_window_fix=causal,
+    )[0]  # fmt: skip
+
+
+# --- context windows --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.core("ContextWindowsManual", note="With dim 0; LaVieContextWindows has the right defaults.")
+def test_windows_without_overlap_are_clips_of_their_own(model):
+    x = noise(8)
+    got = step(guider(windows(model), text(1), text(2), 2.0), x)
+    parts = [step(guider(model, text(1), text(2), 2.0), x[s : s + 4]) for s in (0, 4)]
+    assert relative(got, torch.cat(parts)) < 1e-5
+
+
+@pytest.mark.core("ContextWindowsManual: all schedules and fuse methods")
+@pytest.mark.parametrize("schedule", ["standard_static", "standard_uniform", "looped_uniform"])
+@pytest.mark.parametrize("fuse", ["pyramid", "flat", "relative", "overlap-linear"])
+def test_schedules_and_fuse_methods(model, schedule, fuse):
+    """The network sees as many frames as a window has, never more."""
+    seen = []
+    model = windows(model, 6, 2, schedule, fuse)
+    model.add_wrapper("diffusion_model", lambda go, x, *a, **k: seen.append(len(x)) or go(x, *a, **k))
+    got = step(guider(model, text(1)), noise(LONG))
+    assert got.isfinite().all() and set(seen) == {6} and len(seen) >= 2
+
+
+@pytest.mark.core(
+    "ContextWindowsManual with causal_window_fix (core's default)", note="Windows get one frame more than asked for."
+)
+def test_causal_window_fix_adds_a_frame(model):
+    x = noise(8)
+    got = step(guider(windows(model, causal=True), text(1)), x)
+    second = step(guider(model, text(1)), x[3:8])[1:]
+    assert relative(got[4:], second) < 1e-5
+
+
+@pytest.mark.core(
+    "ContextWindowsManual with another dim", works=False, note="Refused: LaVie's frames lie on dimension 0."
+)
+def test_windows_over_another_dimension_are_refused(model):
+    with pytest.raises(ValueError, match="set dim to 0"):
+        step(guider(windows(model, dim=2), text(1)), noise(8))
+
+
+@pytest.mark.core("ContextWindowsManual with FreeNoise")
+def test_freenoise_repeats_the_noise_of_the_first_window(model):
+    seen = []
+    model = windows(model, 4, 2, "standard_static", freenoise=True)
+    steps = sigmas(model, 1)
+
+    def first_input(args):
+        seen.append(args["input"])
+        return args["denoised"]
+
+    model.set_model_sampler_post_cfg_function(first_input)
+    sample(guider(model, text(1)), torch.zeros(8, 4, 8, 8), steps)
+    frames = [frame for frame in seen[0]]
+    assert all(any(torch.equal(frame, known) for known in frames[:4]) for frame in frames[4:])
+
+
+@pytest.mark.core("texts, masks and first frames inside context windows")
+def test_conditions_of_each_frame_follow_the_windows(model):
+    x, texts, mask = noise(8), random(8, 7, 16, seed=1), random(8, 8, 8, seed=2).sigmoid()
+    whole = [[texts, {"mask": mask, "set_area_to_bounds": False}], [text(2)[0][0], {"mask": 1 - mask}]]
+    got = step(guider(windows(model), whole), x)
+    parts = []
+    for s in (0, 4):
+        part = slice(s, s + 4)
+        conds = [[texts[part], {"mask": mask[part]}], [text(2)[0][0], {"mask": 1 - mask[part]}]]
+        parts.append(step(guider(model, conds), x[part]))
+    assert relative(got, torch.cat(parts)) < 1e-5
+
+
+@pytest.mark.core(
+    "EasyCache inside context windows",
+    works=False,
+    note="Refused: its one cache would mix the windows. LazyCache works.",
+)
+def test_easycache_in_windows_is_refused(model):
+    inputs = {"reuse_threshold": 0.5, "start_percent": 0.15, "end_percent": 0.95, "verbose": False}
+    (cached,) = run(EasyCacheNode, model=windows(model), **inputs)
+    with pytest.raises(ValueError, match="use LazyCache"):
+        sample(guider(cached, text(1)), torch.zeros(8, 4, 8, 8), sigmas(model, 4))
+
+
+@pytest.mark.core("LazyCache inside context windows")
+def test_lazycache_in_windows_skips_whole_steps(model):
+    seen = []
+    inputs = {"reuse_threshold": 3.0, "start_percent": 0.15, "end_percent": 0.95, "verbose": False}
+    (cached,) = run(LazyCacheNode, model=windows(model), **inputs)
+    cached.add_wrapper("diffusion_model", lambda go, x, *a, **k: seen.append(len(x)) or go(x, *a, **k))
+    out = sample(guider(cached, text(1)), torch.zeros(8, 4, 8, 8), sigmas(model, 8))
+    assert out.isfinite().all() and len(seen) % 2 == 0 and len(seen) < 16
+
+
+def test_preset_windows_equal_the_core_node(model):
+    (preset,) = run(LaVieContextWindows, model=model, length=4, overlap=2, fuse_method="pyramid", freenoise=False)
+    x = noise(8)
+    core = windows(model, 4, 2, "standard_static", "pyramid")
+    assert torch.equal(step(guider(preset, text(1)), x), step(guider(core, text(1)), x))
+
+
+# --- LaVie Extend Video -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "frames", "length", "overlap", "planned"),
+    [
+        (16, 40, 16, 4, [Clip(12, 16, 28), Clip(24, 28, 40)]),
+        (16, 30, 16, 4, [Clip(12, 16, 28), Clip(14, 28, 30)]),
+        (4, 10, 16, 4, [Clip(0, 4, 10)]),
+        (1, 5, 3, 1, [Clip(0, 1, 3), Clip(2, 3, 5)]),
+    ],
+)
+def test_plan(given, frames, length, overlap, planned):
+    assert plan_clips(given, frames, length, overlap) == planned
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ((16, 40, 16, 16), "overlap must be 1 to 15"),
+        ((3, 40, 16, 4), "has 3 frames"),
+        ((16, 16, 16, 4), "set frames to"),
+    ],
+)
+def test_numbers_that_do_not_fit(numbers, said):
+    with pytest.raises(ValueError, match=said):
+        plan_clips(*numbers)
+
+
+def extended(made, video, frames, clip_frames=6, overlap=2, steps=3, seed=3):
+    return run(
+        LaVieExtendVideo, noise=Noise_RandomNoise(seed), guider=made, sampler=EULER,
+        sigmas=sigmas(made.model_patcher, steps), latent={"samples": video}, frames=frames, clip_frames=clip_frames,
+        overlap=overlap,
+    )[0]["samples"]  # fmt: skip
+
+
+@pytest.mark.core("LaVieExtendVideo, with any GUIDER, SAMPLER, SIGMAS and NOISE")
+def test_extension_is_masked_sampling_clip_by_clip(model):
+    """Equal to sampling each clip by hand with a mask over the frames taken over."""
+    video = random(4, 4, 8, 8, seed=1) / SCALE
+    got = extended(guider(model, text(1), text(2), 2.0), video, LONG)
+    assert got.shape[0] == LONG and torch.equal(got[:4], video)
+    for start, new, stop in ((2, 4, 8), (4, 8, 10)):
+        latent = torch.cat((got[start:new], torch.zeros(stop - new, 4, 8, 8)))
+        mask = torch.ones(stop - start, 1, 8, 8)
+        mask[: new - start] = 0
+        noisy = comfy.sample.prepare_noise(latent, 3, list(range(start, stop)))
+        made = guider(model, text(1), text(2), 2.0)
+        wanted = made.sample(noisy, latent, EULER, sigmas(model, 3), denoise_mask=mask, seed=0, disable_pbar=True)
+        assert relative(got[new:stop], wanted[new - start :]) < 1e-4
+
+
+def test_prompts_and_hints_of_each_frame_follow_the_clips(model):
+    """A prompt for each frame of the long video: each clip is sampled with the prompts of its frames."""
+    video, texts = random(4, 4, 8, 8, seed=1) / SCALE, random(LONG, 7, 16, seed=2)
+    got = extended(guider(model, [[texts, {}]], text(2), 2.0), video, LONG)
+    noisy = comfy.sample.prepare_noise(torch.zeros(6, 4, 8, 8), 3, list(range(2, 8)))
+    latent, mask = torch.cat((video[2:], torch.zeros(4, 4, 8, 8))), torch.ones(6, 1, 8, 8)
+    mask[:2] = 0
+    made = guider(model, [[texts[2:8], {}]], text(2), 2.0)
+    wanted = made.sample(noisy, latent, EULER, sigmas(model, 3), denoise_mask=mask, seed=0, disable_pbar=True)
+    assert relative(got[4:8], wanted[2:]) < 1e-4
+
+
+def test_progress_counts_all_clips_and_an_interruption_keeps_what_is_done(model):
+    """Two clips of three steps: progress to 6; interrupted in the second, the first stays."""
+    seen = []
+
+    def hook(value, total, preview, **kwargs):
+        seen.append((value, total))
+        if interrupt and value == 4:
+            comfy.model_management.interrupt_current_processing()
+        comfy.model_management.throw_exception_if_processing_interrupted()  # as the server's own hook does
+
+    made, video = guider(model, text(1)), random(4, 4, 8, 8, seed=1) / SCALE
+    comfy.utils.set_progress_bar_global_hook(hook)
+    try:
+        interrupt = False
+        whole = extended(made, video, LONG)
+        assert [value for value, _ in seen] == [1, 2, 3, 4, 5, 6] and {total for _, total in seen} == {6}
+        interrupt = True
+        part = extended(made, video, LONG)
+        assert part.shape[0] == 8 and torch.equal(part, whole[:8])
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+        comfy.model_management.interrupt_current_processing(False)
+
+
+def test_interruption_before_the_first_clip_is_an_interruption(model):
+    comfy.model_management.interrupt_current_processing()
+    made = guider(windows(model), text(1))  # windows look at the interruption flag
+    try:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            extended(made, random(4, 4, 8, 8, seed=1), LONG, clip_frames=8)
+    finally:
+        comfy.model_management.interrupt_current_processing(False)
+
+
+@pytest.mark.parametrize("latent", [torch.zeros(4, 4, 8, 8), torch.ones(1, 4, 4, 8, 8)])
+def test_latents_that_are_no_video(model, latent):
+    with pytest.raises(ValueError, match="latent of a video"):
+        extended(guider(model, text(1)), latent, LONG)
