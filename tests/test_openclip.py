@@ -99,7 +99,7 @@ def test_penultimate_layer_matches_transformers(reference, path):
 
 @pytest.mark.parametrize("path", ["diffusers", "open_clip"], indirect=True)
 @torch.inference_mode()
-def test_core_loader_gives_the_same(reference, path, monkeypatch):
+def test_core_loader_gives_the_same(path, monkeypatch):
     """Core's Load CLIP, type stable_diffusion, and our node with the same file."""
     entry = ([str(path.parent)], {".safetensors"})
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "text_encoders", entry)
@@ -112,6 +112,29 @@ def test_core_loader_gives_the_same(reference, path, monkeypatch):
     torch.testing.assert_close(encode(theirs), encode(ours))
     pooled = core.CLIPTextEncode().encode(ours, PROMPT)[0][0][1]["pooled_output"]
     assert pooled.isfinite().all(), "layers that the file lacks must not come from unwritten memory"
+
+
+@pytest.mark.parametrize("path", ["diffusers"], indirect=True)
+def test_both_loaders_in_a_graph(comfyui, path):
+    """On the server both encode the same prompt to the same numbers."""
+    folder = comfyui.server.base_directory / "models" / "text_encoders"
+    folder.mkdir(exist_ok=True)
+    (folder / "openclip_test.safetensors").symlink_to(path)
+    loaders = {
+        "LaVieTextEncoderLoader": {"text_encoder_name": "openclip_test.safetensors"},
+        "CLIPLoader": {"clip_name": "openclip_test.safetensors", "type": "stable_diffusion"},
+    }
+    texts = []
+    for loader, inputs in loaders.items():
+        graph = {
+            "clip": {"class_type": loader, "inputs": inputs},
+            "text": {"class_type": "CLIPTextEncode", "inputs": {"text": PROMPT, "clip": ["clip", 0]}},
+            "show": {"class_type": "PreviewAny", "inputs": {"source": ["text", 0]}},
+        }
+        (text,) = comfyui.run(graph)["show"]["text"]
+        texts.append(text.split("pooled_output")[0])  # which core takes from a layer that this file does not have
+    (folder / "openclip_test.safetensors").unlink()
+    assert texts[0] == texts[1] and "tensor" in texts[0] and "nan" not in texts[0]
 
 
 @pytest.mark.parametrize("path", ["incomplete"], indirect=True)

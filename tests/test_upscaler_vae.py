@@ -23,6 +23,7 @@ import nodes as core
 NANO = Path(__file__).parents[1] / "weights" / "vae" / "lavie_nano_vae.safetensors"
 LDM = {"double_z": True, "z_channels": 4, "resolution": 64, "in_channels": 3, "out_ch": 3, "ch": 128,
        "ch_mult": [1, 2, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0}  # fmt: skip
+NAMES_OF_2022 = {"to_q.": "query.", "to_k.": "key.", "to_v.": "value.", "to_out.0.": "proj_attn."}
 OVERFLOW = "decoder.up.1.block.0.conv2."  # what is scaled up in a file whose activations fp16 cannot hold
 
 
@@ -39,11 +40,12 @@ def reference() -> AutoencoderKL:
 
 @pytest.fixture(scope="module")
 def files(reference, tmp_path_factory) -> dict[str, Path]:
-    """The same weights with diffusers names, LDM names, LDM names in a checkpoint, and with huge activations."""
+    """The same weights with diffusers names, LDM names, as in a checkpoint, and with huge activations."""
     diffusers = {key: value.half() for key, value in reference.state_dict().items()}
     ldm = ldm_names(reference, diffusers)
     layouts = {
         "diffusers": diffusers,
+        "diffusers_2022": {named_in_2022(key): value for key, value in diffusers.items()},
         "ldm": ldm,
         "checkpoint": {"first_stage_model." + key: value for key, value in ldm.items()},
         "overflow": {key: value * 1e6 if key.startswith(OVERFLOW) else value for key, value in ldm.items()},
@@ -53,6 +55,13 @@ def files(reference, tmp_path_factory) -> dict[str, Path]:
         save_file(weights, folder / f"{name}.safetensors")
     yield {name: folder / f"{name}.safetensors" for name in layouts}
     shutil.rmtree(folder)  # pytest would keep half a gigabyte of each of the last runs
+
+
+def named_in_2022(key: str) -> str:
+    """diffusers' names when the x4-upscaler was published."""
+    for new, old in NAMES_OF_2022.items():
+        key = key.replace(new, old)
+    return key
 
 
 def ldm_names(reference, weights) -> dict[str, torch.Tensor]:
@@ -75,7 +84,7 @@ def fp16_vae(monkeypatch):
     monkeypatch.setattr(args, "fp16_vae", True)
 
 
-@pytest.mark.parametrize("layout", ["diffusers", "ldm", "checkpoint"])
+@pytest.mark.parametrize("layout", ["diffusers", "diffusers_2022", "ldm", "checkpoint"])
 @torch.inference_mode()
 def test_upscaler_vae_matches_diffusers(reference, files, layout):
     vae = load_vae(str(files[layout]))

@@ -34,6 +34,11 @@ PARTS = ("embeddings.", "encoder.", "final_layer_norm.")  # of a CLIP text model
 OPENCLIP_EMBEDDING = "token_embedding.weight"
 OPENCLIP_PARTS = ("transformer.resblocks.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
 PROJECTIONS = ("text_projection.weight", "text_projection")  # the second as old ComfyUI saved it, transposed
+RIGHT_ONES = (
+    "LaVie's base and interpolation networks read CLIP ViT-L/14 of Stable Diffusion 1.x (768 wide, 12 layers), "
+    "super-resolution reads OpenCLIP ViT-H of Stable Diffusion 2.x or its x4-upscaler (1024 wide, 24 layers or 23), "
+    "the nano models read lavie_nano_text_encoder: use one of these"
+)
 
 
 def load_text_encoder(path: str, embedding_directory=None, model_options=None, disable_dynamic=False) -> comfy.sd.CLIP:
@@ -87,7 +92,7 @@ def _transformers_names(path: str, weights: dict[str, torch.Tensor]) -> dict[str
         parts = tuple(prefix + part for part in OPENCLIP_PARTS)
         text = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(parts)}
         return comfy.utils.clip_text_transformers_convert(text, "", "")
-    raise CheckpointError(f"{path} holds no CLIP text encoder (expected text_model.{EMBEDDING}); {_right_ones()}")
+    raise CheckpointError(f"{path} holds no CLIP text encoder (expected text_model.{EMBEDDING}); {RIGHT_ONES}")
 
 
 def _prefix(weights: dict[str, torch.Tensor], ending: str) -> str | None:
@@ -102,15 +107,7 @@ def _layers(weights: dict[str, torch.Tensor]) -> int:
 def _require_published(path: str, weights: dict[str, torch.Tensor]) -> None:
     width, layers = weights["text_model." + EMBEDDING].shape[1], _layers(weights)
     if (width, layers) not in PUBLISHED:
-        raise CheckpointError(f"{path} is a text encoder {width} wide with {layers} layers; {_right_ones()}")
-
-
-def _right_ones() -> str:
-    return (
-        "LaVie's base and interpolation networks read CLIP ViT-L/14 of Stable Diffusion 1.x (768 wide, 12 layers), "
-        "super-resolution reads OpenCLIP ViT-H of Stable Diffusion 2.x or the x4-upscaler (1024 wide, 24 layers or "
-        "the first 23), the nano models read lavie_nano_text_encoder: use one of these"
-    )
+        raise CheckpointError(f"{path} is a text encoder {width} wide with {layers} layers; {RIGHT_ONES}")
 
 
 def _fill_in(weights: dict[str, torch.Tensor]) -> None:

@@ -9,7 +9,8 @@ Of the factor-4 autoencoder:
 * It never runs in fp16, where its activations overflow and images come out black, but in bf16 or fp32, as the device
   can. ComfyUI's --fp16-vae does not change that: it is one setting for all VAEs, and this one cannot follow it.
 * ComfyUI's estimate of the memory for decoding takes 64 pixels per latent pixel for granted; ours counts 16. What a
-  pixel takes is ComfyUI's own figure, which leaves room for GPU libraries: decoding takes half of it on a CPU.
+  pixel takes is ComfyUI's own figure, which leaves room for GPU libraries: decoding takes half of it on a CPU. It
+  does not count the middle block's attention where ComfyUI cuts that into slices as large as memory allows (CPU, AMD).
 """
 
 from __future__ import annotations
