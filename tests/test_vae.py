@@ -184,7 +184,7 @@ def ldm_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 BAD_FILES = {
     "text encoder": ({"text_model.embeddings.token_embedding.weight": (9, 8)}, "text encoder.*Load LaVie Text Encoder"),
-    "16 channels": ({"decoder.conv_in.weight": (512, 16, 3, 3)}, "16 latent channels.*Stable Diffusion 1.x with 4"),
+    "16 channels": ({"decoder.conv_in.weight": (512, 16, 3, 3)}, "16 latent channels.*with 4.*Stable Diffusion 1.x"),
     "decoder only": ({"decoder.conv_out.weight": (3, 128, 3, 3)}, "holds no Stable Diffusion VAE"),
     "lora": ({"lora_unet_x.lora_up.weight": (4, 4)}, "LoRA"),
     "unknown": ({"x": (1,)}, "no model that this pack knows"),
