@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+LATENT_SCALES = {8: 0.18215, 4: 0.08333}
+
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
@@ -29,8 +31,13 @@ class AutoencoderConfig:
     factor: int = 8  # pixels per latent pixel, each way
 
     def __post_init__(self):
-        if self.factor not in (4, 8):
+        if self.factor not in LATENT_SCALES:
             raise ValueError(f"factor must be 4 or 8, got {self.factor}")
+
+    @property
+    def scale(self) -> float:
+        """What diffusion sees of a latent of the VAE, as in Stable Diffusion 1.x (factor 8) and the x4-upscaler (4)."""
+        return LATENT_SCALES[self.factor]
 
     def to_dict(self) -> dict[str, int]:
         return asdict(self)
