@@ -18,10 +18,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from .background import ordered_map
 from .catalogue import Catalogue, Item, Skipped
 from .errors import DataError
 from .journal import Journal
-from .prefetch import ordered_map
 from .sources import Entry, check_source, probe, scan, shapes
 
 NAMED = 10  # how many skipped things the summary names
@@ -179,7 +179,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--check", choices=("decode", "packets"), default="decode",
-        help="decode: every frame, finds all damage; packets: reads every file but decodes one frame only, finds missing "
+        help="decode: every frame, finds all damage; packets: reads every file but decodes one frame, finds missing "
         "ends, many times faster",
     )  # fmt: skip
     parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, help="files looked into side by side")
