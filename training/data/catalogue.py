@@ -162,7 +162,7 @@ class Catalogue:
 
 def write_atomically(path: Path, lines: Iterable[str]) -> None:
     """Write to a neighbour, then rename."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.writelines(lines)
     os.replace(temporary, path)

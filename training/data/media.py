@@ -62,26 +62,20 @@ def probe_video(source: Source, start: float = 0.0, end: float | None = None, de
     finds truncation, and the first frame of the part is decoded.
     """
     with _opened(source) as (container, stream):
-        if decode:
+        if decode or container.format.name == "avi":  # which has no times: only decoding shows whether they are right
             times, shape = _decoded_times(container, stream)
         else:
             times, shape = _packet_times(container, stream), None
-        declared = _declared_seconds(stream)
-    if len(times) == 0:
-        raise DataError("a video without frames")
+        if len(times) == 0:
+            raise DataError("a video without frames")
+        _check_whole(times, _declared_seconds(stream))
     first = times[0]
-    missing = 0.0 if declared is None else declared - (times[-1] - first) * len(times) / max(1, len(times) - 1)
-    if len(times) > 1 and missing > max(0.1 * declared, 2 * declared / len(times)):
-        raise DataError(f"cut short: it says it lasts {declared:.2f} s, but frames end {missing:.2f} s before that")
     times = times[(times >= first + start - 1e-6) & (times < (np.inf if end is None else first + end) - 1e-6)]
     if len(times) == 0:
         raise DataError(f"no frames from {start:g} s to {'its end' if end is None else f'{end:g} s'}")
-    span = times[-1] - times[0]
-    if len(times) > 1 and not span > 0:
-        raise DataError(f"all frames carry the same time; {CONVERT}")
-    fps = (len(times) - 1) / span if len(times) > 1 else 0.0
+    fps = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
     if shape is None:
-        shape = decode_video(source, [times[0]])[0].shape
+        shape = decode_video(source, [times[0] + 1e-3])[0].shape
     return Probed(len(times), round(float(fps), 6), shape[1], shape[0], round(float(times[0]), 6))
 
 
@@ -155,7 +149,20 @@ def _packet_times(container, stream) -> np.ndarray:
             raise DataError(f"a frame without a time; {CONVERT}")
         if not packet.is_discard:
             times.append(float(packet.pts * packet.time_base))
-    return np.sort(np.array(times))
+    times = np.sort(np.array(times))
+    if np.any(np.diff(times) <= 0):
+        raise DataError(f"several frames carry the same time; {CONVERT}")
+    return times
+
+
+def _check_whole(times: np.ndarray, declared: float | None) -> None:
+    """Raises DataError if frames end well before the file says; encoders are a little off themselves."""
+    if declared is None or len(times) < 2:
+        return
+    length = (times[-1] - times[0]) * len(times) / (len(times) - 1)
+    missing = declared - length - max(0.0, times[0])  # Matroska says when it ends, others how long it is
+    if missing > max(0.1 * declared, 2 * declared / len(times)):
+        raise DataError(f"cut short: it says it lasts {declared:.2f} s, but frames end {missing:.2f} s before that")
 
 
 def _declared_seconds(stream) -> float | None:
@@ -177,6 +184,8 @@ def _opened(source: Source):
             streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
             if not streams:
                 raise DataError("no video stream" + (", only sound" if container.streams.audio else ""))
+            if streams[0].codec_context is None:
+                raise DataError("no decoder for this kind of video here")
             streams[0].codec_context.thread_count = 1
             yield container, streams[0]
     except (av.error.FFmpegError, OSError, ValueError) as error:
