@@ -36,6 +36,7 @@ def write_video(path: Path, frames: np.ndarray, fps=10, ticks=None, sound: bool 
             stream.codec_context.time_base = 1 / Fraction(100 * fps)
         if sound:
             container.add_stream("aac", rate=16000)
+        container.start_encoding()  # else a video without frames would not be written at all
         for i, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             if ticks:

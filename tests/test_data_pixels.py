@@ -39,16 +39,6 @@ def training_data(folder, **changes) -> TrainingData:
     return TrainingData(replace(settings, **changes), Catalogue.of(map(probe, scan(folder))))
 
 
-SLOPE = 1.4  # levels per pixel: fractions of a pixel then show in the mean of whole levels
-
-
-def ramps(path, width=160, height=120):
-    """An image whose red rises with the column and whose green with the row."""
-    pixels = np.zeros((height, width, 3))
-    pixels[..., 0], pixels[..., 1] = SLOPE * np.arange(width), SLOPE * np.arange(height)[:, None]
-    Image.fromarray(np.rint(pixels).astype(np.uint8)).save(path)
-
-
 def test_clips_are_the_frames_that_were_planned(folder):
     for step in range(4):
         for draw in training_data(folder).plan(0, step)[::2]:
@@ -71,14 +61,16 @@ def test_native_crops_are_copies_and_flips_mirror_them(folder):
 
 def test_cover_shrinks_what_it_cuts_out(tmp_path):
     """Columns and rows of the source are found at the places that the box says."""
-    ramps(tmp_path / "a.png")
+    pixels = np.zeros((120, 160, 3), np.uint8)
+    pixels[..., 0], pixels[..., 1] = np.arange(160), np.arange(120)[:, None]
+    Image.fromarray(pixels).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("ramps")
     data = training_data(tmp_path, video=False, images=0, crop="cover", buckets=(Bucket(1, 32, 48, 1),))
     for step in range(5):
         (draw,) = data.plan(0, step)
         left, top, width, height = draw.box
         assert (width, height) == (pytest.approx(160), pytest.approx(160 * 32 / 48))
-        seen = render(draw)[0] / SLOPE
+        seen = render(draw)[0].astype(float)
         columns = left + (np.arange(48) + 0.5) * width / 48 - 0.5
         rows = top + (np.arange(32) + 0.5) * height / 32 - 0.5
         assert np.abs(seen[:, 2:-2, 0] - columns[2:-2]).max() < 0.6
@@ -86,18 +78,23 @@ def test_cover_shrinks_what_it_cuts_out(tmp_path):
 
 
 def test_image_clips_move_evenly(tmp_path):
-    """From frame to frame a clip out of an image goes the same way, to a tenth of a pixel."""
-    ramps(tmp_path / "a.png")
-    (tmp_path / "a.txt").write_text("ramps")
+    """A clip out of an image goes the same way from frame to frame: waves in it have the phases of the boxes."""
+    column, row = np.arange(160), np.arange(120)[:, None]
+    waves = np.zeros((120, 160, 3))
+    waves[..., 0], waves[..., 1] = np.sin(2 * np.pi * column / 16), np.sin(2 * np.pi * row / 16)
+    Image.fromarray(np.rint(127 + 100 * waves).astype(np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("waves")
     data = training_data(tmp_path, image_clips=1.0, images=0, buckets=(Bucket(8, 32, 48, 4),))
     moved = 0
     for draw in data.plan(0, 0):
-        frames = render(draw) / SLOPE
+        frames = render(draw).astype(float)
         assert frames.shape == (8, 32, 48, 3)
-        way = np.linspace(0, 1, 8)
-        middle = frames[:, 4:-4, 4:-4].mean((1, 2))
-        assert np.abs(middle[:, 0] - (draw.box[0] + way * draw.drift[0] + 23.5)).max() < 0.1
-        assert np.abs(middle[:, 1] - (draw.box[1] + way * draw.drift[1] + 15.5)).max() < 0.1
+        wave = np.exp(-2j * np.pi * np.arange(48) / 16)
+        for channel, axis, length in ((0, 0, 48), (1, 1, 32)):
+            profile = frames[..., channel].mean(1 + axis)  # (8, length)
+            seen = 1j * (profile * wave[:length]).sum(1)
+            planned = np.exp(2j * np.pi * (draw.box[axis] + np.linspace(0, 1, 8) * draw.drift[axis]) / 16)
+            assert np.abs(np.angle(seen / planned)).max() * 16 / (2 * np.pi) < 0.05  # pixels
         moved += abs(draw.drift[0]) > 2
     assert moved
 

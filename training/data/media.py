@@ -188,6 +188,8 @@ def _opened(source: Source):
                 raise DataError("no decoder for this kind of video here")
             streams[0].codec_context.thread_count = 1
             yield container, streams[0]
+    except av.error.EOFError:
+        raise DataError("a video without frames") from None
     except (av.error.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
@@ -195,4 +197,4 @@ def _opened(source: Source):
 
 
 def _said(error: Exception) -> str:
-    return str(error).split("; last error")[0].replace("\n", " ") or type(error).__name__
+    return getattr(error, "strerror", None) or str(error).replace("\n", " ") or type(error).__name__
