@@ -46,6 +46,7 @@ class TestPurity:
         assert plans == [backwards.plan(7, step) for step in reversed(range(20))][::-1]
         assert len({draw.name for plan in plans for draw in clips(plan)}) > 100
         assert plans != [forwards.plan(8, step) for step in range(20)]
+        assert plans[3] == forwards.plan(np.int64(7), np.int64(3))
 
     def test_another_process_plans_the_same(self):
         """One that has other string hashes."""

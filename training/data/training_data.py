@@ -41,6 +41,7 @@ class TrainingData:
         Raises DataError if the bucket's rows cannot be shared equally.
         """
         self.check_world(world)
+        seed, step = int(seed), int(step)  # numpy's whole numbers would draw others
         number = pick_bucket(self.settings.buckets, seed, step)
         bucket = self.settings.buckets[number]
         share = bucket.rows // world
