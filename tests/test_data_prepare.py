@@ -177,7 +177,24 @@ def test_killed_and_repeated_equals_uninterrupted(good, tmp_path):
     assert len(set(names)) == 400
 
 
+def test_a_ray_cluster_finds_the_same(good, bad, tmp_path):
+    """A cluster of this machine alone, of real Ray processes."""
+    arguments = [*map(str, (good, bad[0])), *map(str, LIMITS), "--ray", "--out", str(tmp_path / "ray")]
+    surroundings = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    command_line = [sys.executable, "-P", "-c", CODE, *arguments]
+    result = subprocess.run(command_line, env=surroundings, capture_output=True, text=True, timeout=400)
+    assert result.returncode == 0, result.stderr
+    assert command("--out", tmp_path / "threads", good, bad[0], *LIMITS) == 0
+    assert Catalogue.load(tmp_path / "ray") == Catalogue.load(tmp_path / "threads")
+
+
 class TestErrors:
+    def test_no_ray(self, good, tmp_path):
+        code = "import sys\nsys.modules['ray'] = None" + CODE  # as if it were not installed
+        arguments = [sys.executable, "-P", "-c", code, str(good), "--ray", "--out", str(tmp_path / "out")]
+        result = subprocess.run(arguments, capture_output=True, text=True)
+        assert result.returncode == 1 and "pip install 'lavie[ray]'" in result.stderr
+
     def test_sources_that_cannot_be_read_are_named_together(self, good, tmp_path, capsys):
         (tmp_path / "odd.zip").touch()
         (tmp_path / "list.csv").write_text("name\n")

@@ -14,12 +14,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
 from .background import ordered_map
 from .catalogue import Catalogue, Item, Skipped
+from .cluster import cluster_map
 from .errors import DataError
 from .journal import Journal
 from .sources import Entry, check_source, probe, scan, shapes
@@ -73,11 +75,12 @@ class Limits:
 
 def prepare(
     sources: list[Path], out: Path, generated: list[dict], limits: Limits, caption: str = "", decode: bool = True,
-    workers: int = 1, progress: bool = True,
+    workers: int | None = 1, progress: bool = True,
 ) -> Catalogue:  # fmt: skip
     """Make the catalogue of `sources` and of shapes (arguments of `sources.shapes`) and write it to `out`.
 
-    `caption` is given to what has none of its own. Raises DataError naming every source that cannot be read at all.
+    `caption` is given to what has none of its own. workers: threads; None: a Ray cluster. Raises DataError naming every
+    source that cannot be read at all.
     """
     problems = []
     for source in sources:
@@ -93,12 +96,10 @@ def prepare(
     items: list[Item] = []
     skipped: list[Skipped] = []
     with Journal(out / "probed.jsonl", decode) as journal:
-
-        def look(entry: Entry | Skipped) -> Item | Skipped:
-            return entry if isinstance(entry, Skipped) else journal.known(entry) or probe(entry, decode)
-
         entries = (entry for source in sources for entry in _captioned(scan(source), caption))
-        found = ordered_map(_with(look), entries, workers, ahead=8 * workers)
+        things = ((entry, entry if isinstance(entry, Skipped) else journal.known(entry)) for entry in entries)
+        look = partial(_look, decode=decode)
+        found = ordered_map(look, things, workers, ahead=8 * workers) if workers else cluster_map(look, things)
         for entry, result in tqdm(found, desc="prepare", unit="file", disable=not progress):
             if isinstance(result, Item):
                 journal.add(entry, result)
@@ -112,8 +113,10 @@ def prepare(
     return catalogue
 
 
-def _with(function):
-    return lambda thing: (thing, function(thing))
+def _look(thing: tuple[Entry | Skipped, Item | Skipped | None], decode: bool) -> tuple[Entry, Item | Skipped]:
+    """An entry and what it is, if that is not known yet."""
+    entry, known = thing
+    return entry, known or probe(entry, decode)
 
 
 def _captioned(entries: Iterator[Entry | Skipped], caption: str) -> Iterator[Entry | Skipped]:
@@ -183,6 +186,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "ends, many times faster",
     )  # fmt: skip
     parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, help="files looked into side by side")
+    parser.add_argument(
+        "--ray", action="store_true",
+        help="look on a Ray cluster instead (RAY_ADDRESS; else on this machine): pip install 'lavie[ray]'",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -194,7 +201,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         catalogue = prepare(
             args.sources, args.out, args.shapes, limits, " ".join(args.caption.split()), args.check == "decode",
-            args.workers, progress=sys.stderr.isatty(),
+            None if args.ray else args.workers, progress=sys.stderr.isatty(),
         )  # fmt: skip
     except (DataError, OSError) as error:
         print(f"prepare: {error}", file=sys.stderr)
