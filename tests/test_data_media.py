@@ -52,6 +52,18 @@ class TestVideo:
         assert (item.frames, item.locator["origin"]) == (15, pytest.approx(1.0))
         assert numbers(read_frames(item, range(15))) == list(range(10, 25))
 
+    @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".avi"])
+    def test_only_the_part_is_looked_into(self, tmp_path, suffix):
+        """Parts of a long video do not decode it from end to end each: damage elsewhere goes unnoticed."""
+        path = write_video(tmp_path / f"a{suffix}", noise(40))
+        whole, parts = probe_video(path), [probe_video(path, i * 0.5, i * 0.5 + 0.5) for i in range(8)]
+        assert [part.frames for part in parts] == [5] * 8
+        assert [part.origin for part in parts] == pytest.approx([whole.origin + 0.5 * i for i in range(8)], abs=2e-3)
+        zero_middle(path, 0.55, 0.7)
+        with pytest.raises(DataError):
+            probe_video(path)
+        assert probe_video(path, 0.5, 1.0) == parts[1]
+
     def test_a_part_outside_has_no_frames(self, tmp_path):
         path = write_video(tmp_path / "a.mp4", numbered(10), fps=10)
         with pytest.raises(DataError, match="no frames from 5 s to 6 s"):
@@ -163,6 +175,15 @@ class TestBadFiles:
     def test_damaged_in_the_middle(self, tmp_path, suffix):
         with pytest.raises(DataError, match=r"damaged|cut short|not a readable video"):
             probe_video(zero_middle(write_video(tmp_path / f"a{suffix}", noise())))
+
+    @pytest.mark.parametrize("decode", [True, False], ids=["decode", "packets"])
+    def test_a_hole_in_the_middle(self, tmp_path, decode):
+        """A clip across it would jump; the parts beside it are whole."""
+        ticks = [100 * i for i in range(12)] + [2000 + 100 * i for i in range(12)]
+        path = write_video(tmp_path / "a.mkv", numbered(24), ticks=ticks)
+        with pytest.raises(DataError, match=r"frames are missing: none for 0\.90 s after 1\.10 s"):
+            probe_video(path, decode=decode)
+        assert (probe_video(path, 0, 1.2).frames, probe_video(path, 1.5).frames) == (12, 12)
 
     def test_frames_without_order(self, tmp_path):
         """AVI has no times: those of H.264 with B-frames come out wrong, and frames would be mistaken."""

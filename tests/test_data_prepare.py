@@ -226,8 +226,9 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--min-size", "512"], "--min-size"),
-            (["--min-frames", "0"], "--min-frames"),
+            (["--min-size", "512"], "--min-size: expected width and height such as 512x320, got '512'"),
+            (["--min-frames", "0"], "--min-frames: expected a whole number of 1 or more, got '0'"),
+            (["--shapes", "videos=many"], "expected a whole number of 1 or more, got 'many'"),
             (["--shapes", "videos=1,colour=red"], "expected videos, images, size, frames, split, got 'colour'"),
             (["--shapes", "size=64"], "videos or images of 1 or more"),
             (["--shapes", "videos=1,split=test"], "split of train, heldout or all"),

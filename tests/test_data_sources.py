@@ -13,7 +13,7 @@ import pytest
 import webdataset
 from comfyui_lavie.tests.media import numbered, numbers, write_image, write_video
 from comfyui_lavie.training.data import DataError, Item, Skipped
-from comfyui_lavie.training.data.sources import check_source, probe, read_frames, scan, shapes
+from comfyui_lavie.training.data.sources import check_files, check_source, probe, read_frames, scan, shapes
 from comfyui_lavie.training.shapes import caption, render, render_image, sample_scene
 
 
@@ -46,6 +46,8 @@ class TestFolder:
         (root / "sound.mp3").write_bytes(b"x")
         (root / "lonely.txt").write_text("no picture")
         (root / ".hidden").write_text("x")
+        (root / ".thumbnails").mkdir()
+        write_image(root / ".thumbnails" / "a.png")
         write_image(root / "a.png")
         (root / "a.json").write_text("{broken")
         (root / "captions.csv").write_text("path,caption\ngone.png,a caption\n")
@@ -192,6 +194,18 @@ class TestReading:
         path.unlink()
         with pytest.raises(DataError, match=r"a\.png: the file cannot be read \(No such file"):
             read_frames(item, [0])
+
+    def test_files_are_checked_together_without_opening_them(self, tmp_path):
+        for name in "abcd":
+            write_image(tmp_path / f"{name}.png")
+            (tmp_path / f"{name}.txt").write_text("x")
+        items = [probe(entry) for entry in scan(tmp_path)]
+        check_files([*items, *shapes(videos=1, images=0)])
+        (tmp_path / "b.png").unlink()
+        write_image(tmp_path / "d.png", 50, 40)
+        with pytest.raises(DataError, match=r"2 of 4 files cannot be used; .* again:") as caught:
+            check_files(items)
+        assert "b.png: the file cannot be read" in str(caught.value) and "d.png: the file has" in str(caught.value)
 
     def test_probing_a_bad_file_gives_its_reason(self, tmp_path):
         (tmp_path / "a.mp4").write_bytes(b"not a video")

@@ -8,9 +8,10 @@ constant rate it is the n-th frame. Every failure is a DataError whose text fits
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import dropwhile, takewhile
 from pathlib import Path
 
 import av
@@ -22,6 +23,8 @@ from PIL import Image, ImageOps
 from .errors import DataError
 
 Source = str | Path | bytes
+CLOSE = 1e-4  # seconds: times that are nearer are the same
+GAP_SECONDS, GAP_FRAMES = 0.5, 5  # a gap is longer than both, in seconds and in usual times between frames
 CONVERT = "convert it to MP4 or Matroska, for example with ffmpeg"
 
 
@@ -58,25 +61,45 @@ def decode_image(source: Source) -> np.ndarray:
 def probe_video(source: Source, start: float = 0.0, end: float | None = None, decode: bool = True) -> Probed:
     """Count the frames of a video, or of its part from `start` to `end` seconds after its first frame.
 
-    With `decode` every frame of the whole file is decoded, which finds all damage; without, every packet is read, which
-    finds truncation, and the first frame of the part is decoded.
+    With `decode` every frame is decoded, which finds all damage; without, every packet is read, which finds truncation,
+    and the first frame decoded. Of a part all frames are decoded, and nothing else of the file.
     """
+    if start or end is not None:
+        times, shape = _part_times(source, start, np.inf if end is None else end)
+    else:
+        times, shape = _whole_times(source, decode)
+    _check_gaps(times)
+    fps = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
+    return Probed(len(times), round(float(fps), 6), shape[1], shape[0], round(float(times[0]), 6))
+
+
+def _whole_times(source: Source, decode: bool) -> tuple[np.ndarray, tuple[int, ...]]:
+    """(times of all frames, shape of a picture)."""
     with _opened(source) as (container, stream):
         if decode or container.format.name == "avi":  # which has no times: only decoding shows whether they are right
-            times, shape = _decoded_times(container, stream)
+            times, shape = _decoded_times(container.decode(stream))
         else:
             times, shape = _packet_times(container, stream), None
         if len(times) == 0:
             raise DataError("a video without frames")
         _check_whole(times, _declared_seconds(stream))
-    first = times[0]
-    times = times[(times >= first + start - 1e-6) & (times < (np.inf if end is None else first + end) - 1e-6)]
+    return times, shape or decode_video(source, [times[0] + CLOSE])[0].shape
+
+
+def _part_times(source: Source, start: float, end: float) -> tuple[np.ndarray, tuple[int, ...]]:
+    """(times of the part's frames, shape of a picture); start and end in seconds after the first frame."""
+    with _opened(source) as (container, stream):
+        first = next((frame.time for frame in container.decode(stream)), None)
+    if first is None:
+        raise DataError("a video without frames")
+    begin, end = first + start - CLOSE, first + end - CLOSE
+    with _opened(source) as (container, stream):
+        container.seek(int(begin / stream.time_base), stream=stream, backward=True)
+        later = dropwhile(lambda frame: frame.time is not None and frame.time < begin, container.decode(stream))
+        times, shape = _decoded_times(takewhile(lambda frame: frame.time is None or frame.time < end, later))
     if len(times) == 0:
-        raise DataError(f"no frames from {start:g} s to {'its end' if end is None else f'{end:g} s'}")
-    fps = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
-    if shape is None:
-        shape = decode_video(source, [times[0] + 1e-3])[0].shape
-    return Probed(len(times), round(float(fps), 6), shape[1], shape[0], round(float(times[0]), 6))
+        raise DataError(f"no frames from {start:g} s to {'its end' if np.isinf(end) else f'{end - first + CLOSE:g} s'}")
+    return times, shape
 
 
 def decode_video(source: Source, times: Sequence[float]) -> list[np.ndarray]:
@@ -121,9 +144,9 @@ def _picture(frame: av.VideoFrame) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4))
 
 
-def _decoded_times(container, stream) -> tuple[np.ndarray, tuple[int, ...] | None]:
+def _decoded_times(frames: Iterable[av.VideoFrame]) -> tuple[np.ndarray, tuple[int, ...] | None]:
     times, size, shape = [], None, None
-    for frame in container.decode(stream):
+    for frame in frames:
         if frame.is_corrupt:
             raise DataError(f"damaged: frame {len(times)} cannot be decoded whole")
         if frame.time is None:
@@ -153,6 +176,14 @@ def _packet_times(container, stream) -> np.ndarray:
     if np.any(np.diff(times) <= 0):
         raise DataError(f"several frames carry the same time; {CONVERT}")
     return times
+
+
+def _check_gaps(times: np.ndarray) -> None:
+    """Raises DataError if pictures stand still for long among others that do not: frames were lost."""
+    steps = np.diff(times)
+    if len(steps) and steps.max() > max(GAP_SECONDS, GAP_FRAMES * np.median(steps)):
+        where = times[steps.argmax()]
+        raise DataError(f"frames are missing: none for {steps.max():.2f} s after {where:.2f} s; cut it there")
 
 
 def _check_whole(times: np.ndarray, declared: float | None) -> None:

@@ -47,7 +47,7 @@ class Draw:
 
     @property
     def name(self) -> str:
-        """Equal exactly for equal pixels: the key of a latent cache."""
+        """Equal names mean equal pixels: the key of a latent cache."""
         box = ",".join(f"{value:.4f}" for value in (*self.box, *self.drift))
         width, height = self.size
         return (

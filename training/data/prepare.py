@@ -27,7 +27,6 @@ from .journal import Journal
 from .sources import Entry, check_source, probe, scan, shapes
 
 NAMED = 10  # how many skipped things the summary names
-MIXED_RATES = 1.05  # rates further apart than this factor are worth a hint
 
 DESCRIPTION = """\
 Look at videos and images once and write a catalogue that recipes name in [data] catalogues.
@@ -141,8 +140,7 @@ def summary(catalogue: Catalogue, out: Path) -> str:
     if videos:
         rates = Counter(f"{item.fps:g}" for item in videos)
         lines.append(f"  frames per second: {_counted(rates)}")
-        known = [item.fps for item in videos if item.fps]
-        if known and max(known) > MIXED_RATES * min(known):
+        if catalogue.mixed_rates:
             lines.append("  rates are mixed: set fps in [data], and every clip plays at about that rate")
     if catalogue.skipped:
         lines.append(f"skipped {len(catalogue.skipped)}, all named in {out / 'skipped.jsonl'}")
@@ -217,19 +215,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
+    return int(text)
 
 
 def _size(text: str) -> tuple[int, int]:
-    width, height = map(_positive, text.lower().split("x"))
-    return width, height
+    width, by, height = text.lower().partition("x")
+    if not by:
+        raise argparse.ArgumentTypeError(f"expected width and height such as 512x320, got {text!r}")
+    return _positive(width), _positive(height)
 
 
 def _shapes(text: str) -> dict:
-    kinds = {"videos": int, "images": int, "size": _positive, "frames": _positive, "split": str}
+    kinds = {"videos": _positive, "images": _positive, "size": _positive, "frames": _positive, "split": str}
     found = {"videos": 0, "images": 0}
     for part in text.split(","):
         name, _, value = part.partition("=")

@@ -132,9 +132,7 @@ class TrainingData:
             count, whole = len(self.unused), len(self.catalogue.items)
             more = f"; and {count - NAMED} more" if count > NAMED else ""
             log.warning("%d of %d items are not used: %s%s", count, whole, examples, more)
-        rates = sorted({round(item.fps, 2) for item in self.catalogue.items if item.kind == "video"})
-        if self.settings.video and self.settings.fps is None and rates and rates[-1] > 1.3 * rates[0]:
-            log.warning(
-                "videos have %g to %g frames per second, so equal strides mean unequal speed; set fps to even it out",
-                rates[0], rates[-1],
-            )  # fmt: skip
+        rates = self.catalogue.mixed_rates
+        if self.settings.video and self.settings.fps is None and rates:
+            text = "videos have %g to %g frames per second, so equal strides mean unequal speed; set fps to even it out"
+            log.warning(text, *rates)
