@@ -237,6 +237,10 @@ class TestProblems:
         ):  # fmt: skip
             assert part in str(caught.value)
 
+    def test_empty_settings(self):
+        problems = DataSettings((), ()).problems()
+        assert len(problems) == 2 and "catalogues: expected at least one" in problems[0] and "buckets:" in problems[1]
+
     def test_defaults_are_in_order(self):
         assert DataSettings(("x",), (Bucket(16, 320, 512, 8),)).problems() == []
 

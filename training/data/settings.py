@@ -62,6 +62,7 @@ class DataSettings:
         """Everything that is wrong with the table itself, one sentence each; empty if nothing is."""
         low, high = self.stride
         checks = [
+            (not self.catalogues, "catalogues: expected at least one folder that prepare made"),
             (not self.buckets, "buckets: expected at least one"),
             (self.images < 0, f"images: expected 0 or more, got {self.images}"),
             (self.variants < 0, f"variants: expected 0 or more, got {self.variants}"),
