@@ -14,9 +14,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import webdataset
 from comfyui_lavie.tests.media import numbered, write_image, write_sound, write_video, zero_middle
-from comfyui_lavie.training.data import Catalogue
+from comfyui_lavie.training.data import Bucket, Catalogue, DataSettings, TrainingData, render
 from comfyui_lavie.training.data.prepare import add_arguments, run
+from comfyui_lavie.training.data.sources import check_files
 
 CODE = """
 import argparse, sys
@@ -116,6 +118,30 @@ def test_one_caption_for_all_without_their_own(good, tmp_path):
     assert command("--out", tmp_path / "out", good, "--caption", " a photo of  sks ") == 0
     captions = {item.key: item.caption for item in Catalogue.load(tmp_path / "out").items}
     assert captions["good/i0.png"] == "a photo of sks" and captions["good/i1.png"] == "a red car driving"
+
+
+def test_what_was_prepared_is_trained_on(good, tmp_path):
+    """A folder, a list, a shard and shapes in two catalogues; every draw of several steps is read, in both buckets."""
+    (tmp_path / "list.csv").write_text("path,caption,start\ngood/v0.mp4,the second half,0.8\n")
+    with webdataset.TarWriter(str(tmp_path / "000.tar")) as shard:
+        shard.write({"__key__": "a", "mp4": (good / "v1.mp4").read_bytes(), "txt": "out of a shard"})
+    assert command("--out", tmp_path / "one", good, tmp_path / "list.csv", tmp_path / "000.tar") == 0
+    assert command("--out", tmp_path / "two", "--shapes", "videos=3,images=3,size=48") == 0
+    catalogue = Catalogue.load_all([tmp_path / "one", tmp_path / "two"])
+    assert Counter(item.locator["source"] for item in catalogue.items) == {"file": 6, "tar": 1, "shapes": 6}
+    train, heldout = catalogue.split(1)
+    check_files(catalogue.items)
+    buckets = (Bucket(4, 32, 32, 3, 0.5), Bucket(1, 24, 40, 2, 0.5))
+    data = TrainingData(DataSettings(("one", "two"), buckets, images=2, stride=(1, 4), fps=8.0), train)
+    seen, shapes_of_clips = set(), set()
+    for step in range(12):
+        for draw in data.plan(0, step):
+            pixels = render(draw)
+            assert pixels.shape == (draw.count, *draw.size[::-1], 3) and draw.item.caption
+            seen.add(draw.item.key)
+            shapes_of_clips |= {pixels.shape} if draw.kind == "clip" else set()
+    assert seen == {item.key for item in train.items} and len(heldout.items) == 2
+    assert shapes_of_clips == {(4, 32, 32, 3), (1, 24, 40, 3)}
 
 
 def test_shapes(tmp_path, capsys):
