@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -148,16 +149,23 @@ def test_threads_share_it(tmp_path, caplog):
     assert not wrong and caplog.text == ""
 
 
-def test_processes_share_it(tmp_path):
+def test_processes_share_it(tmp_path, caplog):
+    """Another process fills it with half of the same keys while this one reads and writes."""
     code = """
-import sys, torch
+import sys
+from comfyui_lavie.tests.test_data_cache import tensors
 from comfyui_lavie.training.data.cache import TensorCache
 cache = TensorCache(sys.argv[1], "vae")
-for i in range(int(sys.argv[2]), int(sys.argv[2]) + 20):
-    cache.put(str(i), {"x": torch.full((4,), float(i))})
+for i in range(20):
+    cache.put(str(i), tensors(i))
 """
-    command = [sys.executable, "-P", "-c", code, str(tmp_path)]
-    processes = [subprocess.Popen([*command, first], stderr=subprocess.PIPE) for first in ("0", "10")]
-    assert [process.communicate()[1] for process in processes] == [b"", b""]
     cache = TensorCache(tmp_path, "vae")
-    assert all(torch.equal(cache.get(str(i))["x"], torch.full((4,), float(i))) for i in range(30))
+    other = subprocess.Popen([sys.executable, "-P", "-c", code, str(tmp_path)], stderr=subprocess.PIPE)
+    while other.poll() is None:
+        for i in range(10, 30):
+            cache.put(str(i), tensors(i))
+            found = cache.get(str(i - 10))
+            assert found is None or torch.equal(found["latents"], tensors(i - 10)["latents"])
+        time.sleep(0.01)
+    assert other.communicate()[1] == b"" and caplog.text == ""
+    assert all(torch.equal(cache.get(str(i))["latents"], tensors(i)["latents"]) for i in range(30))
