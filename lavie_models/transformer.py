@@ -179,7 +179,14 @@ class TransformerBlock(nn.Module):
             n = attention(n, context, value, cond.options, gather)
         else:
             value = context if value is None else value
-            n = replacement(attention.to_q(n), attention.to_k(context), attention.to_v(value), extra)
+            queries = attention.to_q(n)
+            n = replacement(queries, attention.to_k(context), attention.to_v(value), extra)
+            if n.shape != queries.shape:
+                raise ValueError(
+                    f"a patch (such as Perturbed-Attention Guidance) puts {tuple(n.shape)} in the place of attention's "
+                    f"{tuple(queries.shape)}; it was made for frames that attend to themselves, which LaVie's "
+                    "interpolation does not. Take it out, or use it with the base model"
+                )
             n = attention.to_out(n)
         for patch in cond.patches(f"{name}_output_patch"):
             n = patch(n, extra)

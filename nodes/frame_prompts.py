@@ -83,8 +83,8 @@ class LaVieFramePrompts(io.ComfyNode):
                     multiline=True,
                     default=DEFAULT,
                     tooltip="One line per keyframe: its frame, counted from 0, a colon, its prompt. Prompts are "
-                    "blended linearly in between and held before the first and after the last. For a sudden change name "
-                    "two frames that follow each other.",
+                    "blended linearly in between and held before the first and after the last. For a sudden change "
+                    "name two frames that follow each other.",
                 ),
                 io.Int.Input(
                     "frames", default=16, min=1, max=4096,

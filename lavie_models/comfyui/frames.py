@@ -23,6 +23,7 @@ def follow_windows(patcher) -> None:
 
 def _in_window(executor, model, conds, x_in, timestep, model_options):
     """Around every evaluation of the conditions: of the whole clip, or of one context window."""
+    _check_patches(model, model_options)
     options = model_options.get("transformer_options", {})
     window = options.get("context_window")
     if window is None:
@@ -32,6 +33,16 @@ def _in_window(executor, model, conds, x_in, timestep, model_options):
         for control in _controls(conds):
             stack.enter_context(_hints_of(control, window.total_frames, window.get_tensor))
         return executor(model, conds, x_in, timestep, model_options)
+
+
+def _check_patches(model, model_options) -> None:
+    sparse = model.model_config.lavie_config.architecture.sparse_causal
+    patches = model_options.get("sampler_post_cfg_function", ())
+    if sparse and any(patch.__qualname__.startswith("SelfAttentionGuidance.") for patch in patches):
+        raise ValueError(
+            "Self-Attention Guidance reads where a frame attends to itself; LaVie's interpolation attends to two other "
+            "frames instead. Take the node out, or use it with the base model"
+        )
 
 
 def _check_window(window, cache) -> None:

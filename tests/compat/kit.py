@@ -18,7 +18,7 @@ import comfy.samplers
 import comfy.supported_models
 import torch
 from comfyui_lavie.lavie_models import LaVieUNet, UNetConfig
-from comfyui_lavie.lavie_models.comfyui.model import load_model
+from comfyui_lavie.lavie_models.comfyui.model import LOW_RESOLUTION, NOISE_LEVEL, SOURCE_LATENTS, load_model
 from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +31,12 @@ TINY = {
         in_channels=8, block_channels=(32, 64), attention_levels=(True, True), num_heads=1, layers_per_block=1,
         context_dim=16,
     ),
+    "interpolation": UNetConfig.interpolation(
+        block_channels=(32, 64), attention_levels=(True, True), layers_per_block=1, context_dim=16
+    ),
+    "super_resolution": UNetConfig.super_resolution(
+        block_channels=(32, 64), attention_levels=(False, True), num_heads=1, layers_per_block=1, context_dim=16
+    ),
 }  # fmt: skip
 # One level of the published width and text: files of SD 1.x (checkpoints, ControlNets, adapters) fit it.
 WIDE = UNetConfig.base(block_channels=(320,), attention_levels=(True,), layers_per_block=2)
@@ -42,22 +48,22 @@ def save_unet(path: Path, config: UNetConfig, prediction: str = "epsilon", seed:
     """A file with random weights whose temporal layers do something."""
     torch.manual_seed(seed)
     unet = LaVieUNet(config)
-    for name, parameter in unet.named_parameters():
-        if "temp" in name and not parameter.any():
+    for parameter in unet.parameters():
+        if not parameter.any() and parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.1)
     metadata = {
         "lavie.stage": config.stage, "lavie.config": json.dumps(config.to_dict()), "lavie.prediction": prediction,
     }  # fmt: skip
-    save_file(unet.state_dict(), path, metadata)
+    save_file({key: value.contiguous() for key, value in unet.state_dict().items()}, path, metadata)
     return path
 
 
-def edited(source: Path, target: Path, changes: dict[str, torch.Tensor], stage: str = "base"):
+def edited(source: Path, target: Path, changes: dict[str, torch.Tensor], name: str = "base"):
     """A model from ``source`` with ``changes`` added to its weights: what a LoRA should amount to."""
     weights = load_file(source)
     for key, change in changes.items():
         weights[key] = weights[key] + change.view_as(weights[key])
-    config = TINY[stage]
+    config = TINY[name]
     metadata = {"lavie.stage": config.stage, "lavie.config": json.dumps(config.to_dict())}
     save_file(weights, target, {**metadata, "lavie.prediction": "epsilon"})
     return load_model(str(target), config.stage)
@@ -106,10 +112,19 @@ def step(guider, x: torch.Tensor, *sigmas: float) -> torch.Tensor:
     return guider.sample(x, torch.zeros_like(x), EachLevel(), levels, seed=0, disable_pbar=True) * SCALE
 
 
-def predict(model, seed: int = 1, sigma: float = 1.0, frames: int = FRAMES, size: int = 8) -> torch.Tensor:
-    """One step of a model with text of its width and no guidance."""
-    width = model.model.model_config.unet_config["context_dim"]
-    return step(guider(model, text(seed, width)), noise(frames, size=size), sigma)
+def predict(model, seed: int = 1, sigma: float = 1.0, frames: int = FRAMES, size: int = 8, cfg: float = 1.0):
+    """One step of a model of any stage, with text of its width and what its stage is conditioned on."""
+    config = model.model.model_config.lavie_config
+    values = given(config.stage, frames, size) if config.in_channels > 4 else {}
+    positive, negative = (text(s, config.context_dim, **values) for s in (seed, seed + 1))
+    return step(guider(model, positive, negative, cfg), noise(frames, size=size), sigma)
+
+
+def given(stage: str, frames: int, size: int = 8) -> dict:
+    """What the conditioning nodes of a stage add: frames to start from, each of its own."""
+    if stage == "super_resolution":
+        return {LOW_RESOLUTION: random(frames, 3, size, size, seed=11), NOISE_LEVEL: 50}
+    return {SOURCE_LATENTS: random(frames, 4, size, size, seed=11)}
 
 
 def sample(

@@ -1,0 +1,104 @@
+"""Memory and precision.
+
+Errors are relative to float32 on the trained nano base, whose weights are float16; offloading must not change numbers.
+"""
+
+import comfy.model_patcher
+import pytest
+import torch
+from comfyui_lavie.lavie_models.comfyui.model import load_model
+from comfyui_lavie.nodes.model_loaders import WEIGHT_DTYPES
+from comfyui_lavie.tests.compat.kit import WEIGHTS, noise, predict, random, relative, run, text
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from nodes import LoraLoaderModelOnly
+
+NANO = WEIGHTS / "diffusion_models" / "lavie_nano_base.safetensors"
+# Largest relative error of a prediction that each weight type may have; measured: a third to a half of these.
+BOUNDS = {
+    "fp32": 1e-6, "bf16": 0.03, "fp16": 0.005, "fp8_e4m3fn": 0.1, "fp8_e4m3fn_fast": 0.1, "fp8_e5m2": 0.2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return predict(load_model(str(NANO), "base", {"dtype": torch.float32}), frames=4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=pytest.mark.core("weight_dtype " + name, note=f"Error of a prediction below {bound:g}.")
+        )
+        for name, bound in BOUNDS.items()
+    ],
+)
+def test_error_of_weight_dtypes(reference, name):
+    model = load_model(str(NANO), "base", WEIGHT_DTYPES[name])
+    assert next(model.model.diffusion_model.parameters()).dtype == WEIGHT_DTYPES[name]["dtype"]
+    error = relative(predict(model, frames=4), reference)
+    assert error < BOUNDS[name]
+    assert (error > 1e-5) == (name != "fp32")
+
+
+@pytest.mark.core("manual cast: files in fp32, bf16, fp16, fp8 computed in fp32")
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+def test_files_of_any_precision(files, reference, stored):
+    """A file's precision costs what rounding its weights costs, computed in float32."""
+    with safe_open(NANO, framework="pt") as file:
+        metadata = file.metadata()
+    weights = {key: value.to(stored) for key, value in load_file(NANO).items()}
+    save_file(weights, files / "stored.safetensors", metadata)
+    stored_alone = load_model(str(files / "stored.safetensors"), "base")
+    cast = load_model(str(files / "stored.safetensors"), "base", {"dtype": torch.float32})
+    wanted = predict(cast, frames=4)
+    assert relative(predict(stored_alone, frames=4), wanted) < 0.03
+    assert relative(wanted, reference) < {torch.bfloat16: 0.03, torch.float8_e4m3fn: 0.1}.get(stored, 1e-6)
+
+
+@pytest.mark.core("LoRA on fp8 weights")
+def test_lora_on_fp8_weights(files, nano):
+    key = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_v"
+    width = nano.model.state_dict()["diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_v.weight"].shape[0]
+    save_file({f"{key}.diff": random(width, width, seed=1) * 0.2}, files / "fp8.safetensors")
+    effects = []
+    for dtype in (torch.float32, torch.float8_e4m3fn):
+        model = load_model(str(NANO), "base", {"dtype": dtype})
+        (patched,) = run(LoraLoaderModelOnly, model=model, lora_name="fp8.safetensors", strength_model=1.0)
+        effects.append(predict(patched, frames=4) - predict(model, frames=4))
+    assert relative(effects[1], effects[0]) < 0.5 and effects[0].abs().max() > 1e-2
+
+
+def applied(model, device="cpu"):
+    """The network's prediction without any loading of models on the way."""
+    model.pre_run()
+    options = {"cond_or_uncond": [0], "wrappers": {}}
+    return model.model.apply_model(noise(4), torch.ones(4), c_crossattn=text(1)[0][0], transformer_options=options)
+
+
+@pytest.mark.core(
+    "partly loaded models (--lowvram, --novram)",
+    note="The casting path, on the CPU; the options themselves need a GPU.",
+)
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_partly_loaded_model_with_a_lora(model, files, share):
+    """Weights that stay behind are cast, and patched, as they are used: the same numbers."""
+    key = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_v"
+    save_file({f"{key}.diff": random(64, 16, seed=1)}, files / "offloaded.safetensors")
+    (patched,) = run(LoraLoaderModelOnly, model=model, lora_name="offloaded.safetensors", strength_model=1.0)
+    patched.load(torch.device("cpu"), full_load=True)
+    wanted = applied(patched)
+    patched.detach()
+    patched.load(torch.device("cpu"), lowvram_model_memory=1 + int(share * patched.model_size()))
+    modules = list(patched.model.diffusion_model.modules())
+    behind = [m for m in modules if getattr(m, "comfy_cast_weights", False)]
+    layer = patched.model.diffusion_model.middle_block[1].transformer_blocks[0].attn2.to_v
+    assert patched.model.model_lowvram and behind
+    if share == 0.0:
+        assert isinstance(layer.weight_function[0], comfy.model_patcher.LowVramPatch)
+    got = applied(patched)
+    patched.detach()
+    assert relative(got, wanted) < 1e-5
+    assert relative(wanted, applied(model)) > 1e-4

@@ -1,0 +1,180 @@
+"""Interpolation and super-resolution.
+
+The same nodes on the later stages, where there is no SD UNet to set beside them: LoRAs, merges and saved files against
+the same change in the weights, windows against clips of their own, patches against what they must leave alone.
+"""
+
+import folder_paths
+import pytest
+import torch
+from comfy_extras.nodes_attention_multiply import UNetCrossAttentionMultiply, UNetSelfAttentionMultiply
+from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
+from comfy_extras.nodes_freelunch import FreeU_V2
+from comfy_extras.nodes_hypertile import HyperTile
+from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, RescaleCFG
+from comfy_extras.nodes_model_merging import ModelMergeSimple, ModelSave
+from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+from comfy_extras.nodes_perpneg import PerpNeg
+from comfy_extras.nodes_sag import SelfAttentionGuidance
+from comfy_extras.nodes_tomesd import TomePatchModel
+from comfyui_lavie.lavie_models.comfyui.model import load_model
+from comfyui_lavie.nodes.model_loaders import WEIGHT_DTYPES
+from comfyui_lavie.tests.compat.kit import (
+    TINY,
+    edited,
+    given,
+    guider,
+    noise,
+    predict,
+    random,
+    relative,
+    run,
+    sample,
+    save_unet,
+    sigmas,
+    step,
+    text,
+)
+from comfyui_lavie.tests.compat.test_long_video import extended, windows
+from safetensors.torch import load_file, save_file
+
+from nodes import LoraLoaderModelOnly
+
+LATER = ("interpolation", "super_resolution")
+KEY = "middle_block.1.transformer_blocks.0.attn2.to_v.weight"
+NAME = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_v"
+CFG = 3.0
+
+
+@pytest.fixture(params=LATER)
+def stage(request):
+    return request.param
+
+
+@pytest.fixture
+def model(tiny_files, stage):
+    return load_model(str(tiny_files[stage]), stage)
+
+
+@pytest.mark.core("LoraLoader, LoraLoaderModelOnly", stage=LATER)
+def test_lora(model, files, tiny_files, stage):
+    up, down = 3 * random(64, 2, seed=1), random(2, 16, seed=2)
+    save_file({f"{NAME}.lora_up.weight": up, f"{NAME}.lora_down.weight": down}, files / "later.safetensors")
+    (patched,) = run(LoraLoaderModelOnly, model=model, lora_name="later.safetensors", strength_model=-0.5)
+    wanted = edited(tiny_files[stage], files / "edited.safetensors", {KEY: -0.5 * up @ down}, stage)
+    assert relative(predict(patched), predict(wanted)) < 1e-5 < 1e-3 < relative(predict(patched), predict(model))
+
+
+@pytest.mark.core("ModelMergeSimple, ModelSave", stage=LATER)
+def test_merge_of_two_and_saved_file(model, files, tiny_files, stage, tmp_path):
+    other = load_model(
+        str(save_unet(files / "other.safetensors", TINY[stage], model.model.model_config.prediction, 5)), stage
+    )
+    (merged,) = run(ModelMergeSimple, model1=model, model2=other, ratio=0.3)
+    a, b = load_file(tiny_files[stage]), load_file(files / "other.safetensors")
+    wanted = edited(tiny_files[stage], files / "edited.safetensors", {k: 0.7 * (b[k] - a[k]) for k in a}, stage)
+    assert relative(predict(merged), predict(wanted)) < 1e-4
+    kept = folder_paths.get_output_directory()
+    folder_paths.set_output_directory(str(tmp_path))
+    try:
+        run(ModelSave, model=merged, filename_prefix="merged")
+    finally:
+        folder_paths.set_output_directory(kept)
+    (file,) = tmp_path.glob("*.safetensors")
+    assert relative(predict(load_model(str(file), stage)), predict(merged)) < 1e-6
+
+
+# Node, inputs, inputs with which it must do nothing (None: there are none).
+MULTIPLY = {"q": 0.5, "k": 1.5, "v": 0.8, "out": 1.3}
+ONES = dict.fromkeys(MULTIPLY, 1.0)
+FREEU = {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2}
+PATCHES = [
+    (FreeU_V2, FREEU, {**FREEU, **dict.fromkeys(FREEU, 1.0)}),
+    (UNetSelfAttentionMultiply, MULTIPLY, ONES),
+    (UNetCrossAttentionMultiply, MULTIPLY, ONES),
+    (TomePatchModel, {"ratio": 0.5}, {"ratio": 0.0}),
+    (RescaleCFG, {"multiplier": 0.7}, {"multiplier": 0.0}),
+    (HyperTile, {"tile_size": 32, "swap_size": 1, "max_depth": 1, "scale_depth": False}, None),
+    (PerpNeg, {"empty_conditioning": None, "neg_scale": 1.0}, None),
+    (ModelSamplingDiscrete, {"sampling": "x0", "zsnr": False}, None),
+]
+
+
+@pytest.mark.parametrize(
+    ("node", "inputs", "neutral"),
+    [pytest.param(*p, id=p[0].__name__, marks=pytest.mark.core(p[0].__name__, stage=LATER)) for p in PATCHES],
+)
+def test_patch_acts_and_at_its_neutral_setting_does_not(model, stage, node, inputs, neutral):
+    if "empty_conditioning" in inputs:
+        inputs = {**inputs, "empty_conditioning": text(3, **given(stage, 6))}
+    plain, (patched,) = predict(model, cfg=CFG), run(node, model=model, **inputs)
+    assert relative(predict(patched, cfg=CFG), plain) > 1e-4
+    if neutral is not None:
+        assert relative(predict(run(node, model=model, **neutral)[0], cfg=CFG), plain) < 1e-5
+
+
+@pytest.mark.core("PerturbedAttentionGuidance", stage="super_resolution")
+@pytest.mark.core("SelfAttentionGuidance", stage="super_resolution")
+def test_attention_guidance_on_super_resolution(tiny_files):
+    model = load_model(str(tiny_files["super_resolution"]), "super_resolution")
+    plain = predict(model, cfg=CFG)
+    for node, inputs in (
+        (PerturbedAttentionGuidance, {"scale": 3.0}),
+        (SelfAttentionGuidance, {"scale": 0.5, "blur_sigma": 2.0}),
+    ):
+        out = predict(run(node, model=model, **inputs)[0], cfg=CFG)
+        assert out.isfinite().all() and relative(out, plain) > 1e-4
+
+
+REFUSED = "Refused: its frames attend to two other frames, not to themselves."
+
+
+@pytest.mark.core("PerturbedAttentionGuidance", stage="interpolation", works=False, note=REFUSED)
+@pytest.mark.core("SelfAttentionGuidance", stage="interpolation", works=False, note=REFUSED)
+@pytest.mark.parametrize(
+    ("node", "inputs"),
+    [(PerturbedAttentionGuidance, {"scale": 3.0}), (SelfAttentionGuidance, {"scale": 0.5, "blur_sigma": 2.0})],
+)
+def test_attention_guidance_on_interpolation_is_refused(tiny_files, node, inputs):
+    model = load_model(str(tiny_files["interpolation"]), "interpolation")
+    with pytest.raises(ValueError, match="interpolation.*use it with the base model"):
+        predict(run(node, model=model, **inputs)[0], cfg=CFG)
+
+
+@pytest.mark.core("ContextWindowsManual", stage=LATER, note="With dim 0; LaVieContextWindows has the right defaults.")
+def test_windows_take_the_frames_that_belong_to_them(model, stage):
+    x, values = noise(8), given(stage, 8)
+    got = step(guider(windows(model), text(1, **values)), x)
+    parts = []
+    for s in (0, 4):
+        part = {k: v[s : s + 4] if isinstance(v, torch.Tensor) else v for k, v in values.items()}
+        parts.append(step(guider(model, text(1, **part)), x[s : s + 4]))
+    assert relative(got, torch.cat(parts)) < 1e-5
+
+
+@pytest.mark.core("EasyCache, LazyCache", stage=LATER)
+@pytest.mark.parametrize("node", [EasyCacheNode, LazyCacheNode])
+def test_caches_skip_steps(model, stage, node):
+    inputs = {"reuse_threshold": 3.0, "start_percent": 0.15, "end_percent": 0.95, "verbose": False}
+    calls = []
+    cached = run(node, model=model, **inputs)[0]
+    cached.add_wrapper_with_key("diffusion_model", "zz", lambda go, *a, **k: calls.append(1) or go(*a, **k))
+    out = sample(guider(cached, text(1, **given(stage, 4))), torch.zeros(4, 4, 8, 8), sigmas(model, 8))
+    assert out.isfinite().all() and 0 < len(calls) < 8
+
+
+@pytest.mark.core(
+    "weight_dtype bf16, fp16, fp8", stage=LATER, note="Errors of tiny random models: below 5 %, 1 %, 20 %."
+)
+@pytest.mark.parametrize(("name", "bound"), [("bf16", 0.05), ("fp16", 0.01), ("fp8_e4m3fn", 0.2)])
+def test_weight_dtypes(model, tiny_files, stage, name, bound):
+    cast = load_model(str(tiny_files[stage]), stage, WEIGHT_DTYPES[name])
+    assert 1e-6 < relative(predict(cast), predict(model)) < bound
+
+
+@pytest.mark.core(
+    "LaVieExtendVideo", stage=LATER, works=False, note="Refused: it goes on with a base model; use LaVieContextWindows."
+)
+def test_extending_is_the_base_models(model):
+    with pytest.raises(ValueError, match="LaVie Context Windows"):
+        extended(guider(model, text(1)), random(4, 4, 8, 8, seed=1), 10)
