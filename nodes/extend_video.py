@@ -50,7 +50,7 @@ def plan_clips(given: int, frames: int, clip_frames: int, overlap: int) -> list[
             "longer video"
         )
     if frames <= given:
-        raise ValueError(f"the video has {given} frames already; set frames to more than that, got {frames}")
+        raise ValueError(f"the video has {given} frames already; set total_frames to more than that, got {frames}")
     clips = []
     while given < frames:
         stop = min(frames, given - overlap + clip_frames)
@@ -108,7 +108,8 @@ class LaVieExtendVideo(io.ComfyNode):
                     tooltip="The video to extend: the output of a sampler, or VAE Encode of frames. It stays as it is.",
                 ),
                 io.Int.Input(
-                    "frames", default=40, min=2, max=4096, tooltip="Frames of the whole video, those given included."
+                    "total_frames", default=40, min=2, max=4096,
+                    tooltip="Frames of the whole video, those given included."
                 ),
                 io.Int.Input(
                     "clip_frames", default=16, min=2, max=128,
@@ -128,7 +129,7 @@ class LaVieExtendVideo(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, noise, guider, sampler, sigmas, latent, frames, clip_frames, overlap) -> io.NodeOutput:
+    def execute(cls, noise, guider, sampler, sigmas, latent, total_frames, clip_frames, overlap) -> io.NodeOutput:
         video = latent["samples"]
         if video.ndim != 4 or not video.any():
             got = "an empty latent" if video.ndim == 4 else f"a latent of shape {tuple(video.shape)}"
@@ -142,14 +143,14 @@ class LaVieExtendVideo(io.ComfyNode):
                 "LaVie Extend Video goes on with a LaVie base model; for long clips of another stage use LaVie Context "
                 "Windows"
             )
-        clips = plan_clips(len(video), frames, clip_frames, overlap)
+        clips = plan_clips(len(video), total_frames, clip_frames, overlap)
         steps = max(0, len(sigmas) - 1)
         show = latent_preview.prepare_callback(guider.model_patcher, steps * len(clips))
 
         def sample(clip: Clip, given: torch.Tensor) -> torch.Tensor:
             done = steps * clips.index(clip)
             return _sample_clip(
-                guider, noise, sampler, sigmas, clip, frames, given,
+                guider, noise, sampler, sigmas, clip, total_frames, given,
                 lambda step, x0, x, _total: show(done + step, x0, x, steps * len(clips)),
             )  # fmt: skip
 

@@ -38,8 +38,8 @@ LaVie was trained on clips of {clip} frames. Three ways lead beyond:
   their neighbours and are blended at every step. FreeNoise repeats the first window's noise along the video.
 - **LaVie Extend Video** (`lavie_long_video_extended.json`): clip after clip; each begins with the last 4 frames of what
   there is, held by a mask. Works with the published base.
-- **The first-frame-conditioned base, recursively**, as in the paper: LaVie Extend Video with such a model and an overlap
-  of 1 (`lavie_extend_video.json`). No trained weights of it are published, so no figures are given; that the frame
+- **The first-frame-conditioned base, recursively**, as in the paper: LaVie Extend Video with such a model, overlap 1
+  (`lavie_extend_video.json`). No trained weights of it are published, so no figures are given; that the frame
   reaches the network is tested with random weights.
 
 Measured on the nano model, {videos} videos of {frames} frames each, {steps} Euler steps, guidance 4, seeds 0 to {last};
@@ -85,7 +85,7 @@ def apart(generate: Generate) -> Generate:
 
 
 def seam(frames: np.ndarray, borders: tuple[int, ...]) -> float:
-    """Difference of neighbouring frames (F, H, W, 3) at ``borders``, each the later one's number, over that elsewhere."""
+    """Difference of neighbouring frames (F, H, W, 3) at ``borders``, the later one's number, over that elsewhere."""
     steps = np.abs(np.diff(frames.astype(np.float32), axis=0)).mean(axis=(1, 2, 3))
     at = np.isin(np.arange(1, len(frames)), borders)
     return float(steps[at].mean() / steps[~at].mean())

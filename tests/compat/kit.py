@@ -44,17 +44,20 @@ FRAMES = 6
 SCALE = comfy.latent_formats.SD15().scale_factor
 
 
-def save_unet(path: Path, config: UNetConfig, prediction: str = "epsilon", seed: int = 0) -> Path:
+def metadata_of(config: UNetConfig) -> dict[str, str]:
+    """As training writes it, with the prediction that the stage is published with."""
+    configured = {"lavie.stage": config.stage, "lavie.config": json.dumps(config.to_dict())}
+    return {**configured, "lavie.prediction": config.architecture.prediction}
+
+
+def save_unet(path: Path, config: UNetConfig, seed: int = 0) -> Path:
     """A file with random weights whose temporal layers do something."""
     torch.manual_seed(seed)
     unet = LaVieUNet(config)
     for parameter in unet.parameters():
         if not parameter.any() and parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.1)
-    metadata = {
-        "lavie.stage": config.stage, "lavie.config": json.dumps(config.to_dict()), "lavie.prediction": prediction,
-    }  # fmt: skip
-    save_file({key: value.contiguous() for key, value in unet.state_dict().items()}, path, metadata)
+    save_file({key: value.contiguous() for key, value in unet.state_dict().items()}, path, metadata_of(config))
     return path
 
 
@@ -64,8 +67,7 @@ def edited(source: Path, target: Path, changes: dict[str, torch.Tensor], name: s
     for key, change in changes.items():
         weights[key] = weights[key] + change.view_as(weights[key])
     config = TINY[name]
-    metadata = {"lavie.stage": config.stage, "lavie.config": json.dumps(config.to_dict())}
-    save_file(weights, target, {**metadata, "lavie.prediction": "epsilon"})
+    save_file(weights, target, metadata_of(config))
     return load_model(str(target), config.stage)
 
 
@@ -109,7 +111,8 @@ class EachLevel(comfy.samplers.Sampler):
 def step(guider, x: torch.Tensor, *sigmas: float) -> torch.Tensor:
     """The denoised latent, in the model's own units, that ``guider`` predicts from ``x`` at the last of ``sigmas``."""
     levels = torch.tensor([*(sigmas or (1.0,)), 0.0])
-    return guider.sample(x, torch.zeros_like(x), EachLevel(), levels, seed=0, disable_pbar=True) * SCALE
+    out = guider.sample(x, torch.zeros_like(x), EachLevel(), levels, seed=0, disable_pbar=True)
+    return guider.model_patcher.model.latent_format.process_in(out)
 
 
 def predict(model, seed: int = 1, sigma: float = 1.0, frames: int = FRAMES, size: int = 8, cfg: float = 1.0):
@@ -163,8 +166,7 @@ def twins(path: Path, frames: int) -> tuple:
     """
     torch.manual_seed(0)
     unet = LaVieUNet(TWIN)
-    metadata = {"lavie.stage": "base", "lavie.config": json.dumps(TWIN.to_dict()), "lavie.prediction": "epsilon"}
-    save_file(unet.state_dict(), path, metadata)
+    save_file(unet.state_dict(), path, metadata_of(TWIN))
     config = comfy.supported_models.SD15(
         {
             "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1, 1],

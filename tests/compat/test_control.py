@@ -28,7 +28,7 @@ def control_files(files):
         use_spatial_transformer=True, legacy=False, operations=comfy.ops.disable_weight_init,
     )  # fmt: skip
     adapter = comfy.t2i_adapter.adapter.Adapter(
-        channels=[320], nums_rb=2, cin=192, ksize=1, sk=True, use_conv=False, xl=False
+        channels=[320, 640, 1280, 1280], nums_rb=2, cin=192, ksize=1, sk=True, use_conv=False, xl=False
     )
     for name, module in (("net", net), ("adapter", adapter)):
         for parameter in module.parameters():

@@ -162,7 +162,7 @@ def test_plan(given, frames, length, overlap, planned):
     [
         ((16, 40, 16, 16), "overlap must be 1 to 15"),
         ((3, 40, 16, 4), "has 3 frames"),
-        ((16, 16, 16, 4), "set frames to"),
+        ((16, 16, 16, 4), "set total_frames to"),
     ],
 )
 def test_numbers_that_do_not_fit(numbers, said):
@@ -173,7 +173,7 @@ def test_numbers_that_do_not_fit(numbers, said):
 def extended(made, video, frames, clip_frames=6, overlap=2, steps=3, seed=3):
     return run(
         LaVieExtendVideo, noise=Noise_RandomNoise(seed), guider=made, sampler=EULER,
-        sigmas=sigmas(made.model_patcher, steps), latent={"samples": video}, frames=frames, clip_frames=clip_frames,
+        sigmas=sigmas(made.model_patcher, steps), latent={"samples": video}, total_frames=frames, clip_frames=clip_frames,
         overlap=overlap,
     )[0]["samples"]  # fmt: skip
 

@@ -54,7 +54,7 @@ def merged_weights(model) -> dict:
 
 
 def blocks(key: str) -> float:
-    return {"input": 0.2, "middle": 0.5, "out": 0.9}.get(key.split(".")[0].split("_")[0], 0.2)
+    return {"input": 0.2, "middle": 0.5, "out": 0.9, "output": 0.9}.get(key.split(".")[0].split("_")[0], 0.2)
 
 
 def keyed(key: str) -> float:

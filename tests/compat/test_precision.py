@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from nodes import LoraLoaderModelOnly
 
 NANO = WEIGHTS / "diffusion_models" / "lavie_nano_base.safetensors"
-# Largest relative error of a prediction that each weight type may have; measured: a third to a half of these.
+# Largest relative error of a prediction that each weight type may have. On the CPU ComfyUI computes in float32: it is
+# the rounding of weights that costs; the file itself is fp16.
 BOUNDS = {
-    "fp32": 1e-6, "bf16": 0.03, "fp16": 0.005, "fp8_e4m3fn": 0.1, "fp8_e4m3fn_fast": 0.1, "fp8_e5m2": 0.2,
+    "fp32": 1e-6, "fp16": 1e-6, "bf16": 0.03, "fp8_e4m3fn": 0.15, "fp8_e4m3fn_fast": 0.15, "fp8_e5m2": 0.35,
 }  # fmt: skip
 
 
@@ -30,7 +31,10 @@ def reference():
     "name",
     [
         pytest.param(
-            name, marks=pytest.mark.core("weight_dtype " + name, note=f"Error of a prediction below {bound:g}.")
+            name,
+            marks=pytest.mark.core(
+                "weight_dtype " + name, note=f"Nano base on the CPU: error of a prediction below {bound:g}."
+            ),
         )
         for name, bound in BOUNDS.items()
     ],
@@ -40,7 +44,7 @@ def test_error_of_weight_dtypes(reference, name):
     assert next(model.model.diffusion_model.parameters()).dtype == WEIGHT_DTYPES[name]["dtype"]
     error = relative(predict(model, frames=4), reference)
     assert error < BOUNDS[name]
-    assert (error > 1e-5) == (name != "fp32")
+    assert (error > 1e-5) == (BOUNDS[name] > 1e-5)
 
 
 @pytest.mark.core("manual cast: files in fp32, bf16, fp16, fp8 computed in fp32")
@@ -55,14 +59,14 @@ def test_files_of_any_precision(files, reference, stored):
     cast = load_model(str(files / "stored.safetensors"), "base", {"dtype": torch.float32})
     wanted = predict(cast, frames=4)
     assert relative(predict(stored_alone, frames=4), wanted) < 0.03
-    assert relative(wanted, reference) < {torch.bfloat16: 0.03, torch.float8_e4m3fn: 0.1}.get(stored, 1e-6)
+    assert relative(wanted, reference) < {torch.bfloat16: 0.03, torch.float8_e4m3fn: 0.15}.get(stored, 1e-6)
 
 
 @pytest.mark.core("LoRA on fp8 weights")
 def test_lora_on_fp8_weights(files, nano):
     key = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_v"
     width = nano.model.state_dict()["diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_v.weight"].shape[0]
-    save_file({f"{key}.diff": random(width, width, seed=1) * 0.2}, files / "fp8.safetensors")
+    save_file({f"{key}.diff": random(width, width, seed=1)}, files / "fp8.safetensors")
     effects = []
     for dtype in (torch.float32, torch.float8_e4m3fn):
         model = load_model(str(NANO), "base", {"dtype": dtype})
