@@ -173,8 +173,8 @@ def test_numbers_that_do_not_fit(numbers, said):
 def extended(made, video, frames, clip_frames=6, overlap=2, steps=3, seed=3):
     return run(
         LaVieExtendVideo, noise=Noise_RandomNoise(seed), guider=made, sampler=EULER,
-        sigmas=sigmas(made.model_patcher, steps), latent={"samples": video}, total_frames=frames, clip_frames=clip_frames,
-        overlap=overlap,
+        sigmas=sigmas(made.model_patcher, steps), latent={"samples": video}, total_frames=frames,
+        clip_frames=clip_frames, overlap=overlap,
     )[0]["samples"]  # fmt: skip
 
 
