@@ -16,7 +16,7 @@ from typing import NamedTuple
 from .workflow import WorkflowError
 
 ROW, WIDGET_ROW, TEXT_ROW = 20, 24, 90  # pixels of a slot, of a widget, of a widget for several lines
-CHARACTER, TEXT_LINE = 7, 20  # pixels that a note's text takes
+CHARACTER, TEXT_LINE = 7, 15  # pixels that a note's text takes
 GAP = 60  # pixels between columns and between nodes of a column, whose titles take 30 of them
 TITLE, MARGIN = 80, 20  # pixels of a group above its first nodes and around them
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
@@ -147,7 +147,7 @@ class WorkflowGraph:
                 slot["widget"] = {"name": entry.name}
                 widgets += [self._value(class_type, entry, value), *entry.extra_widgets()]
                 rows += 1 + len(entry.extra_widgets())
-                text_rows += bool(entry.options.get("multiline"))
+                text_rows += bool(entry.options.get("multiline")) and slot["link"] is None
             elif entry.required and value is None:
                 raise WorkflowError(f"{class_type}.{entry.name} must be connected")
             slots.append(slot)

@@ -146,8 +146,8 @@ class Recipe(WorkflowGraph):
             ending = {"string_a": prompt, "string_b": stage.prompt_end}
             prompt = self.add("StringConcatenate", 380, title="Prompt and its ending", **ending)["STRING"]
         title = "CLIP Text Encode ({} Prompt)".format
-        positive = self.add("CLIPTextEncode", 380, 140, title("Positive"), GREEN, text=prompt, clip=clip)
-        negative = self.add("CLIPTextEncode", 380, 140, title("Negative"), RED, text=stage.negative, clip=clip)
+        positive = self.add("CLIPTextEncode", 380, None, title("Positive"), GREEN, text=prompt, clip=clip)
+        negative = self.add("CLIPTextEncode", 380, None, title("Negative"), RED, text=stage.negative, clip=clip)
         return positive["CONDITIONING"], negative["CONDITIONING"]
 
     def _sample(self, stage: Stage, model, positive, negative, latent: Output, denoise: float = 1.0) -> Output:
