@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import urllib.request
 from itertools import combinations
 from pathlib import Path
 
@@ -19,10 +20,11 @@ import torch
 from comfyui_lavie.lavie_models import LaVieUNet, UNetConfig
 from comfyui_lavie.lavie_models.checkpoint import export_published
 from comfyui_lavie.tests import hashed
-from comfyui_lavie.tools.make_workflows import make_example, origins, thumbnail, workflow_files
+from comfyui_lavie.tools.make_workflows import make_example, make_files, origins, thumbnail
 from comfyui_lavie.tools.video import decode_video
 from comfyui_lavie.tools.workflow import WorkflowError, last_saved, load_workflow, set_inputs, to_api
 from comfyui_lavie.tools.workflow_graph import WorkflowGraph
+from comfyui_lavie.tools.workflow_recipes import BLUEPRINT
 from comfyui_lavie.tools.workflow_variants import DOWNLOADS, EXAMPLE_VIDEO, NANO, PUBLISHED, USES, VARIANTS
 from comfyui_lavie.training.measure_shapes import measure_clip
 from PIL import Image
@@ -31,16 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "weights"
 FILES = sorted((ROOT / "workflows").glob("*.json"))
 TITLE_HEIGHT = 30  # pixels of a node's title, above its position
-# What each use makes with the nano models: frames, edge in pixels, frames per second.
-MADE = {
-    "text_to_video": (16, 64, 8),
-    "text_to_video_interpolation": (61, 64, 24),
-    "text_to_video_super_resolution": (16, 256, 8),
-    "cascade": (61, 256, 24),
-    "video_to_video": (16, 64, 8),
-    "interpolate_video": (61, 64, 32),
-    "upscale_video": (16, 256, 8),
-}
+RATES = {"cascade": 24, "text_to_video_interpolation": 24, "interpolate_video": 32}  # frames per second; others 8
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +72,10 @@ def stand_ins(comfyui):
 
 
 def test_files_are_what_the_recipes_make(comfyui):
-    made = workflow_files(comfyui.object_info)
-    assert {file.name for file in FILES} == made.keys()
-    for file in FILES:
-        assert file.read_text(encoding="utf-8") == made[file.name], "run comfyui_lavie.tools.make_workflows"
+    made = make_files(comfyui.object_info)
+    assert {*FILES, *(ROOT / "subgraphs").glob("*.json")} == made.keys()
+    for file, text in made.items():
+        assert file.read_text(encoding="utf-8") == text, "run comfyui_lavie.tools.make_workflows"
 
 
 def test_every_use_has_a_file_of_each_variant():
@@ -249,24 +242,36 @@ def test_builder_refuses_links_of_another_type(comfyui):
 # --- videos -----------------------------------------------------------------------------------------------------------
 
 
-def assert_made(content: bytes, use: str) -> None:
-    """The video has the frames, the size and the rate that its use stands for."""
-    count, edge, rate = MADE[use]
+def assert_made(comfyui, file: str, frames: int, edge: int, **inputs) -> None:
+    """The result of a workflow that starts from so many frames has the frames, size and rate that its use stands for.
+
+    Clips that are made start at edge x edge pixels, the example has 64 x 64; both have 8 frames per second.
+    """
+    use = file.removesuffix(".json").removeprefix("lavie_").removeprefix("nano_")
+    stages, from_video = USES[use]
+    size = {} if from_video and stages == ("super_resolution",) else {"width": edge, "height": edge}
+    length = {"duration": frames / 8} if from_video else {"frames": frames}
+    content = comfyui.video_file(comfyui.workflow(file, **size, **length, **inputs))
+    count = 4 * (frames - 1) + 1 if "interpolation" in stages else frames
+    edge = (edge if size else 64) * (4 if "super_resolution" in stages else 1)
     assert decode_video(content).shape == (count, edge, edge, 3)
     with av.open(io.BytesIO(content)) as container:
-        assert container.streams.video[0].average_rate == rate
+        assert container.streams.video[0].average_rate == RATES.get(use, 8)
 
 
-@pytest.mark.parametrize("use", [use for use in USES if use != "text_to_video"])  # which test_server.py runs
+def test_nano_cascade(comfyui):
+    """At its full size: 61 frames of 256 x 256 pixels, 24 per second."""
+    assert_made(comfyui, "lavie_nano_cascade.json", 16, 64, steps=1)
+
+
+@pytest.mark.parametrize("use", [use for use in USES if use not in ("cascade", "text_to_video")])
 def test_nano_workflow(comfyui, example, use):
-    assert_made(comfyui.video_file(comfyui.workflow(f"lavie_nano_{use}.json", steps=2)), use)
+    assert_made(comfyui, f"lavie_nano_{use}.json", 4 if "super_resolution" in USES[use].stages else 16, 64, steps=2)
 
 
 @pytest.mark.parametrize("use", USES)
 def test_published_workflow(comfyui, example, stand_ins, use):
-    """At 64 x 64 pixels, the size of the example."""
-    size = {} if use == "upscale_video" else {"width": 64, "height": 64}
-    assert_made(comfyui.video_file(comfyui.workflow(f"lavie_{use}.json", steps=2, **size)), use)
+    assert_made(comfyui, f"lavie_{use}.json", 4, 32, steps=2)
 
 
 def test_video_to_video_keeps_the_motion(comfyui, example):
@@ -279,6 +284,58 @@ def test_missing_video_is_named(comfyui):
     api = load_workflow(ROOT / "workflows" / "lavie_nano_video_to_video.json", comfyui.object_info)
     with pytest.raises(WorkflowError, match="LoadVideo.*nowhere.mp4"):
         comfyui.run(set_inputs(api, file="nowhere.mp4"))
+
+
+# --- the subgraph blueprint -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def blueprint(comfyui) -> dict:
+    """The blueprint as the server gives it to the browser."""
+
+    def get(path):
+        with urllib.request.urlopen(f"{comfyui.server.url}/global_subgraphs{path}") as response:
+            return json.load(response)
+
+    ((key, entry),) = ((key, e) for key, e in get("").items() if e["info"]["node_pack"] == "custom_nodes.lavie")
+    assert entry["name"] == BLUEPRINT
+    return json.loads(get(f"/{key}")["data"])
+
+
+def test_blueprint_is_sound(blueprint):
+    """Links and slots inside agree; the instance has the definition's inputs and outputs."""
+    (instance,), (definition,) = blueprint["nodes"], blueprint["definitions"]["subgraphs"]
+    nodes = {node["id"]: node for node in definition["nodes"]}
+    assert instance["type"] == definition["id"] and instance["title"] == definition["name"] == BLUEPRINT
+    assert [s["name"] for s in instance["inputs"]] == [s["name"] for s in definition["inputs"]]
+    assert len(instance["widgets_values"]) == len(instance["inputs"])
+    assert [s["type"] for s in instance["outputs"]] == ["VIDEO"]
+    for link in definition["links"]:
+        if link["origin_id"] == -10:
+            assert link["id"] in definition["inputs"][link["origin_slot"]]["linkIds"]
+        else:
+            assert link["id"] in nodes[link["origin_id"]]["outputs"][link["origin_slot"]]["links"]
+        if link["target_id"] == -20:
+            assert link["id"] in definition["outputs"][0]["linkIds"]
+        else:
+            assert nodes[link["target_id"]]["inputs"][link["target_slot"]]["link"] == link["id"]
+    ends = [output["links"] for node in nodes.values() for output in node["outputs"]]
+    assert sum(map(len, ends)) + sum(len(s["linkIds"]) for s in definition["inputs"]) == len(definition["links"])
+
+
+def test_blueprint_in_a_workflow(comfyui, stand_ins, blueprint):
+    """What is typed into the instance arrives inside; its video can be saved."""
+    (instance,) = blueprint["nodes"]
+    values = dict(zip([s["name"] for s in instance["inputs"]], instance["widgets_values"], strict=True))
+    values |= {"prompt": "PROMPT", "width": 32, "height": 32, "frames": 2, "seed": 77}
+    save = {"id": 2, "type": "SaveVideo", "widgets_values": ["video/blueprint", "mp4", "auto"],
+            "inputs": [{"name": "video", "type": "VIDEO", "link": 1}], "outputs": []}  # fmt: skip
+    instance |= {"widgets_values": list(values.values()), "outputs": [{"name": "VIDEO", "type": "VIDEO", "links": [1]}]}
+    workflow = {**blueprint, "nodes": [instance, save], "links": [[1, 1, 0, 2, 0, "VIDEO"]]}
+    api = set_inputs(to_api(workflow, comfyui.object_info), steps=1)
+    given = [(name, value) for node in api.values() for name, value in node["inputs"].items()]
+    assert ("value", "PROMPT") in given and {v for name, v in given if name in ("seed", "noise_seed")} == {77}
+    assert comfyui.video(api).shape == (5, 128, 128, 3)
 
 
 # --- thumbnails -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Write the files of workflows/ from their recipes, and their thumbnails from videos of the nano models.
+"""Write the files of workflows/ and subgraphs/ from their recipes, and thumbnails from videos of the nano models.
 
 Contract: a real server tells which nodes there are, and makes the videos. Files that need no change are written again
 with the same content, thumbnails as far as the CPU computes the same:
@@ -22,7 +22,7 @@ from .comfyui_server import PACK, ComfyUIServer, ServerError
 from .video import decode_video
 from .workflow import WorkflowError, last_saved, load_workflow
 from .workflow_graph import workflow_text
-from .workflow_recipes import build_workflows
+from .workflow_recipes import BLUEPRINT, build_blueprint, build_workflows
 from .workflow_variants import EXAMPLE_VIDEO, NANO, USES, VARIANTS
 
 FOLDER = PACK / "workflows"
@@ -38,9 +38,12 @@ def origins() -> dict[str, dict]:
     }
 
 
-def workflow_files(object_info: dict) -> dict[str, str]:
-    """{file name: content} of everything in workflows/ that is no thumbnail."""
-    return {f"{name}.json": workflow_text(graph) for name, graph in build_workflows(object_info, origins()).items()}
+def make_files(object_info: dict) -> dict[Path, str]:
+    """{file: content} of everything in workflows/ and subgraphs/ that is no thumbnail."""
+    workflows = build_workflows(object_info, origins())
+    files = {FOLDER / f"{name}.json": workflow_text(workflow) for name, workflow in workflows.items()}
+    subgraph = PACK / "subgraphs" / f"{BLUEPRINT}.json"
+    return {**files, subgraph: workflow_text(build_blueprint(object_info, origins()))}
 
 
 def make_example(server: ComfyUIServer) -> None:
@@ -94,9 +97,9 @@ def main() -> int:
                 written = write_thumbnails(server, uses or list(USES))
             else:
                 written = []
-                for name, text in workflow_files(server.object_info()).items():
-                    written.append(FOLDER / name)
-                    written[-1].write_text(text, encoding="utf-8", newline="\n")
+                for file, text in make_files(server.object_info()).items():
+                    file.write_text(text, encoding="utf-8", newline="\n")
+                    written.append(file)
     except (SetupError, ServerError, WorkflowError) as error:
         print(f"make_workflows: {error}", file=sys.stderr)
         return 1

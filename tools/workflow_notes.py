@@ -20,7 +20,8 @@ MAKES = {
     "upscale_video": "An existing video, four times as wide and high.",
 }
 REFERENCE = {
-    "base": "Base: DDIM, 50 steps, guidance 7.5, as its authors sample it.",
+    "base": "Base: DDIM, 50 steps, guidance 7.5, as its authors sample it. Every core sampler works: a KSampler "
+    "does for the sampling nodes as well.",
     "interpolation": 'Interpolation: DDIM at the spacing *interpolation*, 50 steps, guidance 4; ", 4k." behind the '
     'prompt; the negative prompt is the word "None".',
     "super_resolution": 'Super-resolution: DDIM, 50 steps, guidance 5, noise level 50; negative prompt "blur, worst '
@@ -28,7 +29,7 @@ REFERENCE = {
 }
 TRY = {
     "base": "For another video change the seed. For a longer one raise *frames* and put LaVie Context Windows behind "
-    "the model. Every core sampler works: a KSampler does for the sampling nodes as well.",
+    "the base model.",
     "interpolation": "24 frames per second is a little slower than the 8 of the base video; 32 keeps its speed.",
     "super_resolution": "A higher *noise_level* invents more detail and keeps less. The clip is sampled in windows of "
     "8 frames that share 4, so its length costs time but not memory. A clip that is too large at four times its size "
@@ -36,11 +37,15 @@ TRY = {
     "video_to_video": f"*denoise* {DENOISE} keeps the motion and much of the picture; 1 keeps nothing.",
     "interpolate_video": "3 instead of the 4 in *Frames per second* makes it slower, as in the published cascade.",
 }
+TRY["upscale_video"] = TRY["super_resolution"]
+YOUR_VIDEO = (
+    f"**Your video**: choose it in Load Video, where `{EXAMPLE_VIDEO}` of ComfyUI's input folder is asked for. Trim "
+    f"Video takes the first {EXAMPLE_SECONDS:g} seconds; a duration of 0 takes all. The sound is kept."
+)
 VOCABULARY = (
     "The nano models were trained on moving shapes. They understand\n\n"
     "`a {red|green|blue|yellow|purple|cyan} {fish|rocket|car|circle|square|triangle} moving {left|right|up|down}`\n\n"
-    "and, behind that, ` on a {black|gray|white} background`. Frames of 64 x 64 pixels, 16 of them, 8 per second, are "
-    "what they know."
+    "and, behind that, ` on a {black|gray|white} background`. Clips begin with 16 frames of 64 x 64 pixels, 8 a second."
 )
 
 
@@ -51,18 +56,15 @@ def note_text(variant: Variant, use: str) -> str:
              "wide": 4 * variant.width, "high": 4 * variant.height}  # fmt: skip
     parts = [MAKES[use].format(**sizes)]
     if USES[use].from_video:
-        resized = f" They are scaled to {variant.width} x {variant.height}." if stages != ("super_resolution",) else ""
-        parts.append(
-            f"**Your video**: choose it in Load Video, where `{EXAMPLE_VIDEO}` of ComfyUI's input folder is asked for. "
-            f"Trim Video takes the first {EXAMPLE_SECONDS:g} seconds; a duration of 0 takes all.{resized}"
-        )
+        parts.append(YOUR_VIDEO)
+        if stages != ("super_resolution",):
+            parts.append(f"Frames are scaled to {variant.width} x {variant.height}; what juts out is cut off.")
     if variant is NANO:
         parts += ["**Files**: all come with this pack.", VOCABULARY]
     else:
         parts.append("**Files**, to be put under `models/`\n" + _files(variant, stages))
         parts.append("**Settings**\n" + "\n".join(f"- {REFERENCE[stage]}" for stage in stages))
-    tips = [TRY[key] for key in (*(() if USES[use].from_video and stages != ("super_resolution",) else stages), use)
-            if key in TRY]  # fmt: skip
+    tips = [TRY[key] for key in ((use,) if USES[use].from_video else stages)]
     return "\n\n".join([*parts, "**Try**\n" + "\n".join(f"- {tip}" for tip in tips)])
 
 
@@ -72,5 +74,5 @@ def _files(variant: Variant, stages: tuple[str, ...]) -> str:
     for name in names:
         folder, url = DOWNLOADS[name]
         own = url.rsplit("/", 1)[1]
-        lines.append(f"- `{folder}/{name}`: [{own}]({url})" + ("" if own == name else ", saved under that name"))
+        lines.append(f"- `{folder}/{name}`: [{own}]({url})" + ("" if own == name else ", to be renamed"))
     return "\n".join(lines)

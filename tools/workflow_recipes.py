@@ -1,6 +1,7 @@
 """Graphs of the workflow files, built of the parts that all of them share.
 
-Contract: `build_workflows` makes the content of every file from a running server's `/object_info`.
+Contract: `build_workflows` makes the content of every file from a running server's `/object_info`, `build_blueprint`
+that of the subgraph.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 from .workflow_graph import GREEN, RED, Output, WorkflowGraph
 from .workflow_notes import note_text
+from .workflow_subgraph import Exposed, blueprint
 from .workflow_variants import (
     BASE_FPS,
     DENOISE,
@@ -17,6 +19,7 @@ from .workflow_variants import (
     EXAMPLE_VIDEO,
     FRAMES,
     INTERPOLATED_FPS,
+    PUBLISHED,
     USES,
     VARIANTS,
     Stage,
@@ -192,3 +195,34 @@ def build_workflows(object_info: dict, origins: dict[str, dict]) -> dict[str, di
         for variant in VARIANTS
         for use in USES
     }
+
+
+BLUEPRINT = "LaVie text to video (cascade)"  # the file's name too: the browser shows it
+BLUEPRINT_DESCRIPTION = (
+    "LaVie's whole cascade from a prompt: a video, then four times as many frames, then four times as wide and high."
+)
+
+
+def build_blueprint(object_info: dict, origins: dict[str, dict]) -> dict:
+    """The published cascade as a subgraph: what an artist changes outside, its VIDEO as output."""
+    workflow = Recipe(PUBLISHED, "cascade", object_info, origins).build()
+    of: dict[str, list[int]] = {}
+    for node in workflow["nodes"]:
+        of.setdefault(node["type"], []).append(node["id"])
+
+    def first(label: str, class_type: str, widget: str, number: int = 0) -> Exposed:
+        return Exposed(label, [(of[class_type][number], widget)])
+
+    seeds = [(node, "noise_seed") for node in of["RandomNoise"]]
+    exposed = [
+        first("prompt", "PrimitiveStringMultiline", "value"),
+        *(first(name, "EmptyLaVieLatent", name) for name in ("width", "height", "frames")),
+        Exposed("seed", [*seeds, (of["LaVieSuperResolutionConditioning"][0], "seed")]),
+        *(first(f"{stage}_model".replace("base_", ""), loader, "model_name") for stage, loader in LOADERS.items()),
+        first("text_encoder", "LaVieTextEncoderLoader", "text_encoder_name"),
+        first("super_resolution_text_encoder", "LaVieTextEncoderLoader", "text_encoder_name", 1),
+        first("vae", "LaVieVAELoader", "vae_name"),
+        first("super_resolution_vae", "LaVieVAELoader", "vae_name", 1),
+    ]
+    origin, result = origins["custom_nodes.lavie"], of["LaVieDecodeToVideo"][0]
+    return blueprint(workflow, BLUEPRINT, BLUEPRINT_DESCRIPTION, origin, result, exposed)
