@@ -248,11 +248,14 @@ def assert_made(comfyui, file: str, frames: int, edge: int, **inputs) -> None:
     Clips that are made start at edge x edge pixels, the example has 64 x 64; both have 8 frames per second.
     """
     use = file.removesuffix(".json").removeprefix("lavie_").removeprefix("nano_")
-    stages, from_video = USES[use]
+    stages, from_video, longer_by = USES[use]
     size = {} if from_video and stages == ("super_resolution",) else {"width": edge, "height": edge}
     length = {"duration": frames / 8} if from_video else {"frames": frames}
-    content = comfyui.video_file(comfyui.workflow(file, **size, **length, **inputs))
     count = 4 * (frames - 1) + 1 if "interpolation" in stages else frames
+    if longer_by == "extension":
+        count = frames + 5
+        length |= {"total_frames": count, "clip_frames": 4, "overlap": 1}
+    content = comfyui.video_file(comfyui.workflow(file, **size, **length, **inputs))
     edge = (edge if size else 64) * (4 if "super_resolution" in stages else 1)
     assert decode_video(content).shape == (count, edge, edge, 3)
     with av.open(io.BytesIO(content)) as container:

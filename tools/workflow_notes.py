@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from .workflow_variants import DENOISE, DOWNLOADS, EXAMPLE_SECONDS, EXAMPLE_VIDEO, FRAMES, NANO, USES, Variant
+from .workflow_variants import (
+    DENOISE,
+    DOWNLOADS,
+    EXAMPLE_SECONDS,
+    EXAMPLE_VIDEO,
+    FRAMES,
+    LONG_FRAMES,
+    NANO,
+    USES,
+    Variant,
+)
 
 MAKES = {
     "text_to_video": "A video of {frames} frames, {width} x {height} pixels, 8 frames per second, from a prompt.",
@@ -18,6 +28,12 @@ MAKES = {
     "interpolate_video": "An existing video with three new frames between each two, at the same speed: n frames become "
     "4 (n - 1) + 1, and four times as many are shown per second.",
     "upscale_video": "An existing video, four times as wide and high.",
+    "long_video": "A video of {long} frames, {width} x {height} pixels, 8 per second, from a prompt. All frames are "
+    "sampled together, in windows of 16 that share 8 with their neighbours.",
+    "long_video_extended": "A video of {long} frames, {width} x {height} pixels, 8 per second, from a prompt: a first "
+    "clip, then clip after clip, each beginning with the last frames of what there is.",
+    "extend_video": "An existing video that goes on: {long} frames in all, clip after clip, each beginning with the "
+    "last frames of what there is. Its own frames stay.",
 }
 REFERENCE = {
     "base": "Base: DDIM, 50 steps, guidance 7.5, as its authors sample it. Every core sampler works: a KSampler "
@@ -35,6 +51,13 @@ TRY = {
     "8 frames that share 4, so its length costs time but not memory. A clip that is too large at four times its size "
     "can be made smaller with Upscale Image before.",
     "video_to_video": f"*denoise* {DENOISE} keeps the motion and much of the picture; 1 keeps nothing.",
+    "long_video": "*freenoise* repeats the first window's noise along the video: windows agree more. A larger "
+    "*overlap* blends more and takes longer.",
+    "long_video_extended": "A larger *overlap* keeps motion and looks better and takes more clips. Interrupting keeps "
+    "the clips that are finished. For prompts that change put LaVie Frame Prompts, with *frames* as *total_frames*, in "
+    "the place of the positive prompt.",
+    "extend_video": "With a first-frame-conditioned base choose *overlap* 1: each clip is given the last frame before "
+    "it. Interrupting keeps the clips that are finished.",
     "interpolate_video": "3 instead of the 4 in *Frames per second* makes it slower, as in the published cascade.",
 }
 TRY["upscale_video"] = TRY["super_resolution"]
@@ -52,8 +75,10 @@ VOCABULARY = (
 def note_text(variant: Variant, use: str) -> str:
     """Markdown: what the workflow makes, the files it needs and where they are, what to try."""
     stages = USES[use].stages
-    sizes = {"frames": FRAMES, "interpolated": 4 * (FRAMES - 1) + 1, "width": variant.width, "height": variant.height,
-             "wide": 4 * variant.width, "high": 4 * variant.height}  # fmt: skip
+    sizes = {
+        "frames": FRAMES, "interpolated": 4 * (FRAMES - 1) + 1, "long": LONG_FRAMES, "width": variant.width,
+        "height": variant.height, "wide": 4 * variant.width, "high": 4 * variant.height,
+    }  # fmt: skip
     parts = [MAKES[use].format(**sizes)]
     if USES[use].from_video:
         parts.append(YOUR_VIDEO)
@@ -64,7 +89,7 @@ def note_text(variant: Variant, use: str) -> str:
     else:
         parts.append("**Files**, to be put under `models/`\n" + _files(variant, stages))
         parts.append("**Settings**\n" + "\n".join(f"- {REFERENCE[stage]}" for stage in stages))
-    tips = [TRY[key] for key in ((use,) if USES[use].from_video else stages)]
+    tips = [TRY[key] for key in ((use,) if use in TRY else stages)]
     return "\n\n".join([*parts, "**Try**\n" + "\n".join(f"- {tip}" for tip in tips)])
 
 

@@ -19,6 +19,7 @@ from .workflow_variants import (
     EXAMPLE_VIDEO,
     FRAMES,
     INTERPOLATED_FPS,
+    LONG_FRAMES,
     PUBLISHED,
     USES,
     VARIANTS,
@@ -54,16 +55,16 @@ class Recipe(WorkflowGraph):
     def build(self) -> dict:
         """The note, what it starts from, then stage after stage."""
         self.note("About this workflow", note_text(self._variant, self._use))
-        stages, from_video = USES[self._use]
+        stages, from_video, longer_by = USES[self._use]
         clip = self._existing_video(resize=stages != ("super_resolution",)) if from_video else None
-        repaint = from_video and stages == ("base",)
+        repaint = from_video and stages == ("base",) and not longer_by
         prompt = self._variant.new_prompt if repaint else self._variant.prompt
         if len(stages) > 1:
             with self.group("Prompt"):
                 prompt = self.add("PrimitiveStringMultiline", 380, 160, "Prompt", GREEN, value=prompt)["STRING"]
         for stage in stages:
             ending = "" if stage == stages[-1] else f"_{stage}"
-            with self.group("Video to video" if repaint else TITLES[stage]):
+            with self.group("Video to video" if repaint else "Longer" if clip and longer_by else TITLES[stage]):
                 clip = getattr(self, f"_{stage}")(self._variant.stages[stage], prompt, clip, ending)
         return self.finish()
 
@@ -83,17 +84,22 @@ class Recipe(WorkflowGraph):
         return Clip(frames, None, parts["fps"], parts["audio"])
 
     def _base(self, stage: Stage, prompt: Output | str, clip: Clip | None, ending: str) -> Clip:
+        longer_by = USES[self._use].longer_by
         model, text_encoder, vae = self._load(stage, "base")
-        if clip is not None:
-            model = self.add("LaVieContextWindows", 340, model=model)["MODEL"]
+        if longer_by == "windows" or (clip is not None and not longer_by):
+            model = self.add("LaVieContextWindows", 340, model=model, freenoise=clip is None)["MODEL"]
         self.column()
         positive, negative = self._encode(stage, text_encoder, prompt)
         if clip is None:
-            size = {"width": self._variant.width, "height": self._variant.height, "frames": FRAMES}
+            frames = LONG_FRAMES if longer_by == "windows" else FRAMES
+            size = {"width": self._variant.width, "height": self._variant.height, "frames": frames}
             latent = self.add("EmptyLaVieLatent", 380, **size)["LATENT"]
         else:
             latent = self.add("VAEEncode", 380, pixels=clip.frames, vae=vae)["LATENT"]
-        latent = self._sample(stage, model, positive, negative, latent, 1.0 if clip is None else DENOISE)
+        if longer_by == "extension":
+            latent = self._extend(stage, model, positive, negative, latent, sample_first=clip is None)
+        else:
+            latent = self._sample(stage, model, positive, negative, latent, 1.0 if clip is None else DENOISE)
         rest = (BASE_FPS, None) if clip is None else (clip.fps, clip.audio)
         return self._decode(Clip(None, latent, *rest), vae, ending)
 
@@ -157,21 +163,38 @@ class Recipe(WorkflowGraph):
         """The sampled latent."""
         self.column()
         spacing, sampler_name, steps, guidance, seed = stage.sampling
-        conditioning = {"positive": positive, "negative": negative, "cfg": guidance}
         if spacing is None:
             return self.add(
-                "KSampler", model=model, **conditioning, latent_image=latent, seed=seed, steps=steps,
-                sampler_name=sampler_name, scheduler="normal", denoise=denoise,
+                "KSampler", model=model, positive=positive, negative=negative, cfg=guidance, latent_image=latent,
+                seed=seed, steps=steps, sampler_name=sampler_name, scheduler="normal", denoise=denoise,
             )["LATENT"]  # fmt: skip
-        sigmas = self.add("LaVieScheduler", model=model, spacing=spacing, steps=steps, denoise=denoise)
+        parts = self._sampling_parts(stage, model, positive, negative, denoise)
+        self.column()
+        return self.add("SamplerCustomAdvanced", 260, **parts, latent_image=latent)["output"]
+
+    def _sampling_parts(self, stage: Stage, model, positive, negative, denoise: float = 1.0) -> dict[str, Output]:
+        """Noise, guider, sampler and sigmas of custom sampling."""
+        spacing, sampler_name, steps, guidance, seed = stage.sampling
+        if spacing is None:
+            sigmas = self.add("BasicScheduler", model=model, scheduler="normal", steps=steps, denoise=denoise)
+        else:
+            sigmas = self.add("LaVieScheduler", model=model, spacing=spacing, steps=steps, denoise=denoise)
         noise = self.add("RandomNoise", noise_seed=seed)
         sampler = self.add("KSamplerSelect", sampler_name=sampler_name)
-        guider = self.add("CFGGuider", model=model, **conditioning)
+        guider = self.add("CFGGuider", model=model, positive=positive, negative=negative, cfg=guidance)
+        return {
+            "noise": noise["NOISE"], "guider": guider["GUIDER"], "sampler": sampler["SAMPLER"],
+            "sigmas": sigmas["SIGMAS"],
+        }  # fmt: skip
+
+    def _extend(self, stage: Stage, model, positive, negative, latent: Output, sample_first: bool) -> Output:
+        """The latent of a long video that goes on from a clip: the first one, sampled here, or one that there is."""
         self.column()
-        return self.add(
-            "SamplerCustomAdvanced", 260, noise=noise["NOISE"], guider=guider["GUIDER"], sampler=sampler["SAMPLER"],
-            sigmas=sigmas["SIGMAS"], latent_image=latent,
-        )["output"]  # fmt: skip
+        parts = self._sampling_parts(stage, model, positive, negative)
+        self.column()
+        if sample_first:
+            latent = self.add("SamplerCustomAdvanced", 300, title="First clip", **parts, latent_image=latent)["output"]
+        return self.add("LaVieExtendVideo", 300, **parts, latent=latent, total_frames=LONG_FRAMES)["LATENT"]
 
     def _decode(self, clip: Clip, vae: Output, ending: str) -> Clip:
         """The clip with its frames, which are saved."""

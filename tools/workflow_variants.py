@@ -10,13 +10,15 @@ from typing import NamedTuple
 FRAMES, BASE_FPS, INTERPOLATED_FPS = 16, 8.0, 24.0
 EXAMPLE_VIDEO, EXAMPLE_SECONDS = "example.mp4", 2.0
 DENOISE = 0.6  # of video to video
+LONG_FRAMES = 40
 
 
 class Use(NamedTuple):
-    """What an artist wants: stages in their order, and what they start from."""
+    """What an artist wants: stages in their order, what they start from, and how it gets long, if it does."""
 
     stages: tuple[str, ...]
     from_video: bool = False
+    longer_by: str | None = None  # "windows" or "extension"
 
 
 USES = {
@@ -27,6 +29,9 @@ USES = {
     "video_to_video": Use(("base",), from_video=True),
     "interpolate_video": Use(("interpolation",), from_video=True),
     "upscale_video": Use(("super_resolution",), from_video=True),
+    "long_video": Use(("base",), longer_by="windows"),
+    "long_video_extended": Use(("base",), longer_by="extension"),
+    "extend_video": Use(("base",), from_video=True, longer_by="extension"),
 }
 
 
