@@ -1,6 +1,6 @@
 """Long video on a server.
 
-The workflows' own graphs in a real ComfyUI server: a first-frame-conditioned file, an interruption, a travelling prompt.
+The workflows' own graphs in a real ComfyUI server: a first-frame file, an interruption, a prompt that travels.
 """
 
 import shutil
