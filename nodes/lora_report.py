@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import threading
 from dataclasses import dataclass, field
 
 import comfy.lora
@@ -150,13 +151,15 @@ def _meta(value):
 
 @contextlib.contextmanager
 def _complaints():
-    """A list that gathers what is logged as a warning or an error until the end of the block, instead of the log."""
+    """A list that gathers this thread's warnings and errors until the end of the block, instead of the log."""
     said: list[str] = []
+    thread = threading.get_ident()
 
     def listen(record: logging.LogRecord) -> bool:
-        if record.levelno >= logging.WARNING:
+        ours = record.levelno >= logging.WARNING and record.thread == thread
+        if ours:
             said.append(record.getMessage())
-        return record.levelno < logging.WARNING
+        return not ours
 
     logging.getLogger().addFilter(listen)
     try:

@@ -23,7 +23,7 @@ def follow_windows(patcher) -> None:
 
 def _in_window(executor, model, conds, x_in, timestep, model_options):
     """Around every evaluation of the conditions: of the whole clip, or of one context window."""
-    _check_patches(model, model_options)
+    _check_guidance(model, model_options)
     options = model_options.get("transformer_options", {})
     window = options.get("context_window")
     if window is None:
@@ -35,10 +35,10 @@ def _in_window(executor, model, conds, x_in, timestep, model_options):
         return executor(model, conds, x_in, timestep, model_options)
 
 
-def _check_patches(model, model_options) -> None:
+def _check_guidance(model, model_options) -> None:
     sparse = model.model_config.lavie_config.architecture.sparse_causal
     patches = model_options.get("sampler_post_cfg_function", ())
-    if sparse and any(patch.__qualname__.startswith("SelfAttentionGuidance.") for patch in patches):
+    if sparse and any("SelfAttentionGuidance." in getattr(patch, "__qualname__", "") for patch in patches):
         raise ValueError(
             "Self-Attention Guidance reads where a frame attends to itself; LaVie's interpolation attends to two other "
             "frames instead. Take the node out, or use it with the base model"
