@@ -92,6 +92,14 @@ def text(seed: int, width: int = 16, tokens: int = 7, frames: int = 1, **values)
     return [[random(frames, tokens, width, seed=seed), values]]
 
 
+def moving_mask() -> torch.Tensor:
+    """(F, 64, 64): ones in a column of 16 pixels that moves on by 8 with every frame."""
+    mask = torch.zeros(FRAMES, 64, 64)
+    for i in range(FRAMES):
+        mask[i, :, 8 * i : 8 * i + 16] = 1.0
+    return mask
+
+
 def guider(model, positive, negative=None, cfg: float = 1.0) -> comfy.samplers.CFGGuider:
     made = comfy.samplers.CFGGuider(model)
     made.set_conds(positive, positive if negative is None else negative)

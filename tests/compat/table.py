@@ -1,7 +1,7 @@
 """docs/compatibility.md from the markers of collected tests.
 
-A test may carry several `core` markers. `stage` is a stage or a tuple of stages; in a test parametrised over `stage`
-it may be left out. Sections are the modules, named by the first line of their docstring.
+A test may carry several `core` markers. `stage` is a stage or a tuple of stages, base if left out. Sections are the
+modules, named by the first line of their docstring.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ HEAD = """\
 Core nodes of ComfyUI 0.30.0 on LaVie's networks, as proved by the tests in `tests/compat`: each line stands for at
 least one test that calls the node on a small model and compares numbers with the effect it should have. This file is
 written by `python -P -m pytest tests/compat --write-table`; an empty cell was not tested.
+
+Not tested: what needs an NVIDIA GPU (dynamic VRAM loading, torch.compile's cudagraphs, speed options).
 """
 
 
@@ -42,7 +44,7 @@ def rows(items) -> list[Row]:
     found = {}
     for item in items:
         for marker in reversed(list(item.iter_markers("core"))):
-            stages = marker.kwargs.get("stage") or item.callspec.params.get("stage", "base")
+            stages = marker.kwargs.get("stage", "base")
             for stage in (stages,) if isinstance(stages, str) else stages:
                 section = item.module.__doc__.strip().splitlines()[0].rstrip(".")
                 if stage not in STAGES:

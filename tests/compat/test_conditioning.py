@@ -12,6 +12,7 @@ from comfyui_lavie.tests.compat.kit import (
     FRAMES,
     WEIGHTS,
     guider,
+    moving_mask,
     noise,
     random,
     relative,
@@ -70,17 +71,9 @@ def test_concatenated_prompts(model):
     assert relative(predicted(model, joined), predicted(model, direct)) < 1e-5
 
 
-def stripes() -> torch.Tensor:
-    """(F, 64, 64): another column of each frame, 16 pixels wide."""
-    mask = torch.zeros(FRAMES, 64, 64)
-    for i in range(FRAMES):
-        mask[i, :, 8 * i : 8 * i + 16] = 1.0
-    return mask
-
-
 @pytest.mark.core("ConditioningSetMask with a mask for each frame")
 def test_masks_for_each_frame(model):
-    mask, small = stripes(), stripes()[:, None, ::8, ::8]
+    mask, small = moving_mask(), moving_mask()[:, None, ::8, ::8]
     inputs = {"strength": 1.0, "set_cond_area": "default"}
     (inside,) = run(ConditioningSetMask, conditioning=text(1), mask=mask, **inputs)
     (outside,) = run(ConditioningSetMask, conditioning=text(2), mask=1 - mask, **inputs)

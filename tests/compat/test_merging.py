@@ -9,6 +9,7 @@ import folder_paths
 import pytest
 import torch
 from comfy_extras.nodes_model_merging import (
+    NODE_CLASS_MAPPINGS,
     CheckpointSave,
     CLIPMergeSimple,
     ModelAdd,
@@ -17,6 +18,7 @@ from comfy_extras.nodes_model_merging import (
     ModelSave,
     ModelSubtract,
 )
+from comfy_extras.nodes_model_merging_model_specific import NODE_CLASS_MAPPINGS as SPECIFIC_MAPPINGS
 from comfy_extras.nodes_model_merging_model_specific import ModelMergeSD1
 from comfyui_lavie.lavie_models import LaVieUNet
 from comfyui_lavie.lavie_models.comfyui.model import load_model
@@ -67,6 +69,7 @@ SD1_RATIOS = {
     **{f"middle_block.{i}.": 0.75 if i == 1 else 0.25 for i in range(3)},
     "time_embed.": 0.25, "label_emb.": 0.25, "out.": 0.25,
 }  # fmt: skip
+NAMES = {node: name for name, node in {**NODE_CLASS_MAPPINGS, **SPECIFIC_MAPPINGS}.items()}
 MERGES = [
     (ModelMergeSimple, {"ratio": 0.3}, lambda key, a, b: 0.3 * a + 0.7 * b),
     (ModelMergeBlocks, {"input": 0.2, "middle": 0.5, "out": 0.9}, lambda k, a, b: blocks(k) * a + (1 - blocks(k)) * b),
@@ -79,7 +82,7 @@ MERGES = [
 @pytest.mark.parametrize(
     ("node", "inputs", "formula"),
     [
-        pytest.param(*m, id=m[0].__name__, marks=pytest.mark.core(m[0].__name__ + ", with an SD 1.x model"))
+        pytest.param(*m, id=m[0].__name__, marks=pytest.mark.core(f"{NAMES[m[0]]}, with an SD 1.x model"))
         for m in MERGES
     ],
 )

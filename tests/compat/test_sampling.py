@@ -16,6 +16,7 @@ from comfyui_lavie.tests.compat.kit import (
     SCALE,
     WEIGHTS,
     guider,
+    moving_mask,
     noise,
     random,
     relative,
@@ -128,14 +129,6 @@ def test_less_denoise_stays_nearer_to_the_clip(nano, vae, clip_of_frames):
     assert relative(round_trip, clip_of_frames) < 0.5
     distance = [relative(ksampler(nano, latent, denoise), latent["samples"]) for denoise in (0.1, 0.4, 1.0)]
     assert 0 < distance[0] < distance[1] < distance[2]
-
-
-def moving_mask() -> torch.Tensor:
-    """(F, 64, 64): a column of 16 pixels that moves on by 8 with every frame is to be made anew."""
-    mask = torch.zeros(FRAMES, 64, 64)
-    for i in range(FRAMES):
-        mask[i, :, 8 * i : 8 * i + 16] = 1.0
-    return mask
 
 
 @pytest.mark.core("SetLatentNoiseMask with a mask for each frame")
