@@ -20,7 +20,7 @@ import torch
 from comfyui_lavie.lavie_models import LaVieUNet, UNetConfig
 from comfyui_lavie.lavie_models.checkpoint import export_published
 from comfyui_lavie.tests import hashed
-from comfyui_lavie.tools.make_workflows import make_example, thumbnail
+from comfyui_lavie.tools.make_workflows import CELL, CELL_GAP, make_example, thumbnail
 from comfyui_lavie.tools.video import decode_video
 from comfyui_lavie.tools.workflow import WorkflowError, set_inputs, to_api
 from comfyui_lavie.tools.workflow_recipes import BLUEPRINT
@@ -176,8 +176,9 @@ def test_blueprint_in_a_workflow(comfyui, stand_ins, blueprint):
     values |= {"prompt": "PROMPT", "width": 32, "height": 32, "frames": 2, "seed": 77}
     save = {"id": 2, "type": "SaveVideo", "widgets_values": ["video/blueprint", "mp4", "auto"],
             "inputs": [{"name": "video", "type": "VIDEO", "link": 1}], "outputs": []}  # fmt: skip
-    instance |= {"widgets_values": list(values.values()), "outputs": [{"name": "VIDEO", "type": "VIDEO", "links": [1]}]}
-    workflow = {**blueprint, "nodes": [instance, save], "links": [[1, 1, 0, 2, 0, "VIDEO"]]}
+    outputs = [{"name": "VIDEO", "type": "VIDEO", "links": [1]}]
+    nodes = [{**instance, "widgets_values": list(values.values()), "outputs": outputs}, save]
+    workflow = {**blueprint, "nodes": nodes, "links": [[1, 1, 0, 2, 0, "VIDEO"]]}
     api = set_inputs(to_api(workflow, comfyui.object_info), steps=1)
     given = [(name, value) for node in api.values() for name, value in node["inputs"].items()]
     assert ("value", "PROMPT") in given and {v for name, v in given if name in ("seed", "noise_seed")} == {77}
@@ -189,8 +190,7 @@ def test_blueprint_in_a_workflow(comfyui, stand_ins, blueprint):
 
 def test_thumbnail_shows_first_and_last_frame(comfyui, example):
     frames = decode_video(comfyui.server.base_directory / "input" / EXAMPLE_VIDEO)
-    picture = thumbnail(frames, "caption")
-    cell = picture.width // 2
-    for box, frame in (((0, 0), frames[0]), ((cell, cell), frames[-1])):
-        part = picture.crop((*box, box[0] + cell, box[1] + cell)).resize(frame.shape[1::-1], Image.Resampling.NEAREST)
-        assert part.tobytes() == frame.tobytes()
+    picture, last = thumbnail(frames, "caption"), CELL + CELL_GAP
+    for corner, frame in ((0, frames[0]), (last, frames[-1])):
+        part = picture.crop((corner, corner, corner + CELL, corner + CELL))
+        assert part.resize(frame.shape[1::-1], Image.Resampling.NEAREST).tobytes() == frame.tobytes()
