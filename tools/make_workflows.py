@@ -26,7 +26,8 @@ from .workflow_recipes import BLUEPRINT, build_blueprint, build_workflows
 from .workflow_variants import EXAMPLE_VIDEO, NANO, USES, VARIANTS
 
 FOLDER = PACK / "workflows"
-CELL, COLUMNS, STRIP = 192, 2, 28  # pixels of a frame in a thumbnail, frames in a row and in a column, the caption's
+COLUMNS = 2  # frames side by side in a thumbnail, and one above the other
+CELL, CELL_GAP, STRIP = 192, 4, 28  # pixels of a frame, between frames, of the caption below
 
 
 def origins() -> dict[str, dict]:
@@ -59,14 +60,14 @@ def make_video(server: ComfyUIServer, use: str) -> bytes:
 
 def thumbnail(frames: np.ndarray, caption: str) -> Image.Image:
     """Four frames (F, H, W, 3), evenly spaced in time, above a line of text."""
-    picture = Image.new("RGB", (COLUMNS * CELL, COLUMNS * CELL + STRIP), "black")
+    size = COLUMNS * (CELL + CELL_GAP) - CELL_GAP
+    picture = Image.new("RGB", (size, size + STRIP), "dimgray")
     chosen = frames[np.linspace(0, len(frames) - 1, COLUMNS**2).round().astype(int)]
     for i, frame in enumerate(chosen):
         row, column = divmod(i, COLUMNS)
         cell = Image.fromarray(frame).resize((CELL, CELL), Image.Resampling.NEAREST)
-        picture.paste(cell, (column * CELL, row * CELL))
-    font = ImageFont.load_default(14)
-    ImageDraw.Draw(picture).text((8, COLUMNS * CELL + STRIP // 2), caption, "white", font, anchor="lm")
+        picture.paste(cell, (column * (CELL + CELL_GAP), row * (CELL + CELL_GAP)))
+    ImageDraw.Draw(picture).text((8, size + STRIP // 2), caption, "white", ImageFont.load_default(14), anchor="lm")
     return picture
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from .workflow import WorkflowError
 
-ROW, WIDGET_ROW, TEXT_ROW = 20, 24, 90  # pixels of a slot, of a widget, of a widget for several lines
+ROW, WIDGET_ROW, TEXT_ROW = 20, 24, 90  # pixels of a slot, of a widget, of a box for several lines of text
 CHARACTER, TEXT_LINE = 7, 15  # pixels that a note's text takes
 GAP = 60  # pixels between columns and between nodes of a column, whose titles take 30 of them
 TITLE, MARGIN = 80, 20  # pixels of a group above its first nodes and around them
@@ -137,7 +137,7 @@ class WorkflowGraph:
         if unknown := values.keys() - {entry.name for entry in inputs}:
             raise WorkflowError(f"{class_type} has no inputs {', '.join(sorted(unknown))}")
         node_id = len(self._nodes) + 1
-        slots, widgets, rows, text_rows = [], [], 0, 0
+        slots, widgets = [], []
         for entry in sorted(inputs, key=lambda entry: entry.is_widget):  # sockets first, as the browser has them
             value = values.get(entry.name)
             slot = {"name": entry.name, "type": entry.type, "link": self._link(value, node_id, len(slots), entry)}
@@ -146,13 +146,9 @@ class WorkflowGraph:
             if entry.is_widget:
                 slot["widget"] = {"name": entry.name}
                 widgets += [self._value(class_type, entry, value), *entry.extra_widgets()]
-                rows += 1 + len(entry.extra_widgets())
-                text_rows += bool(entry.options.get("multiline")) and slot["link"] is None
             elif entry.required and value is None:
                 raise WorkflowError(f"{class_type}.{entry.name} must be connected")
             slots.append(slot)
-        sockets = max(sum("widget" not in slot for slot in slots), len(info["output"]))
-        tall = ROW * sockets + WIDGET_ROW * (rows - text_rows) + TEXT_ROW * text_rows + (14 if rows else 6)
         origin = self._origins.get(info["python_module"], self._origins["core"])
         properties = {"Node name for S&R": class_type, **origin}
         if models := [self._models[value] for value in widgets if isinstance(value, str) and value in self._models]:
@@ -161,7 +157,7 @@ class WorkflowGraph:
                    for name, kind in zip(info["output_name"], info["output"], strict=True)]  # fmt: skip
         entry = {"type": class_type, "inputs": slots, "outputs": outputs, "properties": properties,
                  "widgets_values": widgets, **({"title": title} if title else {}), **(colors or {})}  # fmt: skip
-        return Node(self._place(entry, [node_width, node_height or tall]))
+        return Node(self._place(entry, [node_width, node_height or _height(inputs, values, len(outputs))]))
 
     def _place(self, entry: dict, size: list[int]) -> dict:
         node_id = len(self._nodes) + 1
@@ -215,6 +211,15 @@ class WorkflowGraph:
             "nodes": self._nodes, "links": self._links, "groups": self._groups, "config": {},
             "extra": {"ds": {"scale": 0.7, "offset": [60, 80]}}, "version": 0.4,
         }  # fmt: skip
+
+
+def _height(inputs: list[Input], values: dict, outputs: int) -> int:
+    """Pixels that a node needs for its slots and widgets; text that another node gives has no box."""
+    widgets = [entry for entry in inputs if entry.is_widget]
+    rows = sum(1 + len(entry.extra_widgets()) for entry in widgets)
+    boxes = sum(bool(e.options.get("multiline")) and not isinstance(values.get(e.name), Output) for e in widgets)
+    slots = max(len(inputs) - len(widgets), outputs)
+    return ROW * slots + WIDGET_ROW * (rows - boxes) + TEXT_ROW * boxes + (14 if widgets else 6)
 
 
 def workflow_text(workflow: dict) -> str:

@@ -101,7 +101,7 @@ NANO = Variant(
         "base": Stage("lavie_nano_base.safetensors", NANO_TEXT_ENCODER, NANO_VAE, NANO_SAMPLING),
         "interpolation": Stage("lavie_nano_interpolation.safetensors", NANO_TEXT_ENCODER, NANO_VAE, NANO_SAMPLING),
         "super_resolution": Stage(
-            "lavie_nano_super_resolution.safetensors", NANO_TEXT_ENCODER, NANO_X4_VAE, NANO_SAMPLING
+            "lavie_nano_super_resolution.safetensors", NANO_TEXT_ENCODER, NANO_X4_VAE, NANO_SAMPLING._replace(steps=15)
         ),
     },
 )
