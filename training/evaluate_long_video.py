@@ -52,6 +52,10 @@ here.
 - colour first, last: share of videos whose thing has the prompt's colour in the first and in the last {clip} frames;
 - thing seen: share of frames in which there is exactly one thing.
 
+At full noise the held frames say nothing yet about the new ones. Where the prompt leaves something open, such as the
+background in half of these captions, a new clip may decide otherwise, and so may windows without FreeNoise: name it in
+the prompt.
+
 | way | seam | drift | colour first | colour last | thing seen |
 |---|---:|---:|---:|---:|---:|
 """
