@@ -69,7 +69,8 @@ SD1_RATIOS = {
     **{f"middle_block.{i}.": 0.75 if i == 1 else 0.25 for i in range(3)},
     "time_embed.": 0.25, "label_emb.": 0.25, "out.": 0.25,
 }  # fmt: skip
-NAMES = {node: name for name, node in {**NODE_CLASS_MAPPINGS, **SPECIFIC_MAPPINGS}.items()}
+# Some nodes share a class: the first name counts.
+NAMES = {node: name for name, node in reversed({**NODE_CLASS_MAPPINGS, **SPECIFIC_MAPPINGS}.items())}
 MERGES = [
     (ModelMergeSimple, {"ratio": 0.3}, lambda key, a, b: 0.3 * a + 0.7 * b),
     (ModelMergeBlocks, {"input": 0.2, "middle": 0.5, "out": 0.9}, lambda k, a, b: blocks(k) * a + (1 - blocks(k)) * b),
