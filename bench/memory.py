@@ -41,8 +41,8 @@ class Case:
 
 
 CASES = {
-    "base": Case(UNetConfig.base(), 16, 16, (40, 64), 8, ((16, 32), (24, 32), (40, 64))),
-    "interpolation": Case(UNetConfig.interpolation(), 61, 61, (40, 64), 8, ((8, 16), (16, 16), (24, 32))),
+    "base": Case(UNetConfig.base(), 16, 16, (40, 64), 8, ((24, 32), (32, 48), (40, 64))),
+    "interpolation": Case(UNetConfig.interpolation(), 61, 61, (40, 64), 8, ((16, 16), (16, 24), (24, 32))),
     "super_resolution": Case(UNetConfig.super_resolution(), 8, 61, (320, 512), 4, ((32, 48), (48, 64), (64, 96))),
 }
 
