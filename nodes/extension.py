@@ -11,6 +11,7 @@ from .context_windows import LaVieContextWindows
 from .interpolation import LaVieInterpolationConditioning
 from .latent import EmptyLaVieLatent
 from .model_loaders import LaVieBaseModelLoader, LaVieInterpolationModelLoader, LaVieSuperResolutionModelLoader
+from .previews import add_route
 from .scheduler import LaVieScheduler
 from .super_resolution import LaVieSuperResolutionConditioning
 from .text_encoder import LaVieTextEncoderLoader
@@ -39,6 +40,7 @@ class LaVieExtension(ComfyExtension):
     async def on_load(self) -> None:
         for folder in ("diffusion_models", "text_encoders", "vae"):
             folder_paths.add_model_folder_path(folder, str(WEIGHTS / folder))
+        add_route()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES
