@@ -1,7 +1,7 @@
 """A real browser on the real server: Debian's Chromium, headless, driven by Playwright.
 
-Contract: `open_browser` yields a page that shows ComfyUI with nothing stored; whatever the page logs as an error of ours
-is kept in `Page.errors`. Without Chromium tests that need it are skipped, except in CI, where that is a failure.
+Contract: `open_browser` yields a page that shows ComfyUI with nothing stored; exceptions that nothing on the page
+caught are kept in `page.errors`. Without Chromium, tests that need it are skipped; in CI they fail.
 """
 
 from __future__ import annotations

@@ -69,8 +69,8 @@ def test_size_of_pictures(patcher, latent, size, cell):
 
 def test_sheet_keeps_frames_apart():
     """Seven plain frames of different colours come back as they were, none bleeding into its neighbours."""
-    colors = torch.tensor([[250, 5, 5], [5, 250, 5], [5, 5, 250], [250, 250, 5], [5, 5, 5], [250, 250, 250], [9, 99, 199]])
-    frames = colors.to(torch.uint8)[:, None, None].expand(7, 16, 24, 3)
+    colors = [[250, 5, 5], [5, 250, 5], [5, 5, 250], [250, 250, 5], [5, 5, 5], [250, 250, 250], [9, 99, 199]]
+    frames = torch.tensor(colors).to(torch.uint8)[:, None, None].expand(7, 16, 24, 3)
     sheet, columns = preview.contact_sheet(frames)
     message = {"image": base64.b64encode(sheet).decode(), "columns": columns, "frames": 7}
     assert np.abs(pictures(message).astype(int) - frames.numpy()).max() <= 6

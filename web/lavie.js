@@ -17,6 +17,7 @@ app.registerExtension({
         {
             id: `${PREVIEW}.Enabled`,
             category: ["LaVie", "Preview", "Enabled"],
+            sortOrder: 3,
             name: "Play the clip while it is sampled",
             tooltip: "All frames, in the sampler's node. Costs at most 2 % of the time of sampling.",
             type: "boolean",
@@ -26,6 +27,7 @@ app.registerExtension({
         {
             id: `${PREVIEW}.Rate`,
             category: ["LaVie", "Preview", "Rate"],
+            sortOrder: 2,
             name: "Frames per second",
             tooltip: "0: the rate of the video node behind the sampler, else the model's own.",
             type: "slider",
@@ -35,6 +37,7 @@ app.registerExtension({
         {
             id: `${PREVIEW}.Size`,
             category: ["LaVie", "Preview", "Size"],
+            sortOrder: 1,
             name: "Size in pixels",
             tooltip: "Of a frame's longer edge.",
             type: "slider",

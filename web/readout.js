@@ -49,7 +49,7 @@ export function readout(node, texts, memory) {
         memory: bytes(memory),
     };
     const fits = sampling <= memory ? "fits" : "does_not_fit";
-    return `${fill(texts[stage], values)} ${fill(texts[fits], values)}`;
+    return `${fill(texts[stage], values)}\n${fill(texts[fits], values)}`;
 }
 
 async function texts() {

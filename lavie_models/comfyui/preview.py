@@ -1,8 +1,8 @@
 """Moving previews: while a LaVie clip is sampled, all its frames go, small, to the browser that asked for them.
 
 Contract: every LaVie MODEL carries `while_sampling` as one of ComfyUI's own sampling wrappers, so core samplers are
-used unchanged and other models never meet it. It sends messages of type EVENT to clients that registered with `Viewers`,
-and to no others. Latents become pictures by ComfyUI's linear map from latent channels to colours. Copying, encoding and
+used unchanged and other models never meet it. Messages of type EVENT go to clients that registered with `Viewers`, to
+no others. Latents become pictures by ComfyUI's linear map from latent channels to colours. Copying, encoding and
 sending happen on a thread of their own; all of it takes at most SHARE of the time of sampling.
 """
 

@@ -1,0 +1,159 @@
+"""The pack as an artist meets it: in a real browser, from the template browser to the finished video.
+
+Contract: one browser and one server; the tests go on from one another's page as a person would, and each leaves no
+dialog open. Pictures of what was seen are left in runs/browser.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from comfyui_lavie.tests.browser import close_dialogs, open_browser, open_comfyui, setting
+
+ROOT = Path(__file__).resolve().parents[1]
+PICTURES = ROOT / "runs" / "browser"
+NANO = "lavie_nano_text_to_video"
+TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+PREVIEWS = "LaVie.Preview.Enabled"
+
+# Every picture that the sampler's node has shown, drawn small, as text: {picture: how often seen}.
+WATCH_SAMPLER = """() => {
+    const canvas = document.createElement('canvas');
+    canvas.width = canvas.height = 16;
+    const context = canvas.getContext('2d', { willReadFrequently: true });
+    window.shown = {};
+    window.watch = setInterval(() => {
+        const image = window.app.graph.nodes.find((node) => node.type === 'KSampler').imgs?.[0];
+        if (!image?.complete) return;
+        context.drawImage(image, 0, 0, 16, 16);
+        const text = context.getImageData(0, 0, 16, 16).data.join();
+        window.shown[text] = (window.shown[text] ?? 0) + 1;
+    }, 30);
+}"""
+
+
+@pytest.fixture(scope="module")
+def page(comfyui, tmp_path_factory):
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with open_browser(comfyui.server.url, tmp_path_factory.mktemp("chromium")) as page:
+        yield page
+        assert not page.errors
+
+
+def picture(page, name: str) -> None:
+    page.screenshot(path=PICTURES / f"{name}.png")
+
+
+def open_templates(page) -> None:
+    """The template browser at this pack's page."""
+    close_dialogs(page)
+    page.locator(".templates-tab-button").click()
+    page.get_by_role("dialog").get_by_text("lavie", exact=True).first.click()
+    page.get_by_test_id(f"template-workflow-{NANO}").wait_for()
+
+
+def open_template(page, name: str) -> None:
+    open_templates(page)
+    page.get_by_test_id(f"template-workflow-{name}").click()
+    page.get_by_test_id("template-workflows-content").wait_for(state="hidden")
+    page.wait_for_function("() => window.app.graph.nodes.length > 5")
+
+
+def node(page, kind: str, expression: str):
+    """A JavaScript expression of `node`, the only one of a kind in the graph."""
+    return page.evaluate(f"(kind) => {{ const [node] = app.graph.findNodesByType(kind); return {expression}; }}", kind)
+
+
+def readout(page, kind: str) -> str:
+    return node(page, kind, "node.widgets.find((widget) => widget.name.includes('text-preview'))?.value ?? ''")
+
+
+def test_template_browser_lists_ours(page):
+    open_templates(page)
+    picture(page, "templates")
+    for name in TEMPLATES:
+        assert page.get_by_test_id(f"template-workflow-{name}").count() == 1, name
+    close_dialogs(page)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_template_opens_with_every_node(page, name):
+    open_template(page, name)
+    missing = page.evaluate(
+        "() => app.graph.nodes.map((node) => node.type).filter((type) => !LiteGraph.registered_node_types[type])"
+    )
+    known = page.evaluate("() => app.graph.nodes.filter((node) => node.comfyClass?.includes('LaVie')).length")
+    picture(page, name)
+    assert [kind for kind in missing if kind not in subgraphs(page)] == [] and known >= 3
+
+
+def subgraphs(page) -> list[str]:
+    return page.evaluate("() => [...app.graph.subgraphs.keys()]")
+
+
+def test_readout_follows_the_widgets(page):
+    """Frames, size and duration at the rate of the video node, told before anything runs, and again after a change."""
+    open_template(page, NANO)
+    page.wait_for_function("() => app.graph.findNodesByType('EmptyLaVieLatent')[0].widgets.length > 3")
+    assert readout(page, "EmptyLaVieLatent").startswith("16 frames, 64 x 64, 2 s at 8/s")
+    node(page, "EmptyLaVieLatent", "node.widgets.find((widget) => widget.name === 'frames').value = 12")
+    page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.checkState()")
+    page.wait_for_timeout(100)
+    assert readout(page, "EmptyLaVieLatent").startswith("12 frames, 64 x 64, 1.5 s at 8/s")
+    assert "fits" in readout(page, "EmptyLaVieLatent")
+
+
+def test_preview_moves_and_the_video_plays(page):
+    """Run is clicked; while it samples, the node shows many different pictures; in the end the video plays."""
+    open_template(page, NANO)
+    page.evaluate(WATCH_SAMPLER)
+    page.get_by_test_id("queue-button").click()
+    page.wait_for_function("() => Object.keys(window.shown).length >= 8")
+    picture(page, "preview")
+    video = page.locator("video").first
+    video.wait_for(state="attached")
+    page.evaluate("() => clearInterval(window.watch)")
+    video.evaluate("(video) => { video.muted = true; return video.play(); }")
+    page.wait_for_function("() => document.querySelector('video').currentTime > 0.3")
+    picture(page, "video")
+    assert video.evaluate("(video) => [video.videoWidth, video.videoHeight]") == [64, 64]
+    assert video.evaluate("(video) => video.duration") == pytest.approx(2, abs=0.1)
+
+
+def test_help_opens_beside_the_graph(page):
+    open_template(page, NANO)
+    node(page, "EmptyLaVieLatent", "app.canvas.selectNode(node)")
+    page.get_by_test_id("info-button").click()
+    page.get_by_role("heading", name="Empty LaVie Latent", exact=True).wait_for()
+    page.get_by_text("batch axis").first.wait_for()
+    picture(page, "help")
+
+
+def test_setting_persists_and_is_obeyed(page, comfyui):
+    """Previews switched off in the dialog are off after a reload, for the server too; and on again."""
+    assert setting(page, PREVIEWS) is True
+    switch_previews(page)
+    picture(page, "settings")
+    page.wait_for_timeout(500)
+    open_comfyui(page, comfyui.server.url)
+    assert setting(page, PREVIEWS) is False
+    open_template(page, NANO)
+    for name, value in (("seed", 99), ("steps", 6)):
+        node(page, "KSampler", f"node.widgets.find((widget) => widget.name === '{name}').value = {value}")
+    page.evaluate(WATCH_SAMPLER)
+    page.get_by_test_id("queue-button").click()
+    page.locator("video").first.wait_for(state="attached")
+    assert page.evaluate("() => Object.keys(window.shown).length") <= 1
+    switch_previews(page)
+    assert setting(page, PREVIEWS) is True
+
+
+def switch_previews(page) -> None:
+    close_dialogs(page)
+    page.keyboard.press("Control+,")
+    dialog = page.get_by_test_id("settings-dialog")
+    dialog.get_by_text("LaVie", exact=True).first.click()
+    dialog.locator(f'[data-setting-id="{PREVIEWS}"]').get_by_role("switch").click()
+    page.wait_for_timeout(300)
+    close_dialogs(page)
