@@ -8,6 +8,7 @@ import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
 from .context_windows import LaVieContextWindows
+from .convert import LaVieConvertCheckpoint
 from .interpolation import LaVieInterpolationConditioning
 from .latent import EmptyLaVieLatent
 from .model_loaders import LaVieBaseModelLoader, LaVieInterpolationModelLoader, LaVieSuperResolutionModelLoader
@@ -30,6 +31,7 @@ NODES = [
     LaVieScheduler,
     LaVieContextWindows,
     LaVieDecodeToVideo,
+    LaVieConvertCheckpoint,
 ]
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
