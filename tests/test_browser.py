@@ -6,10 +6,18 @@ dialog open. Pictures of what was seen are left in runs/browser.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
-from comfyui_lavie.tests.browser import close_dialogs, open_browser, open_comfyui, setting
+from comfyui_lavie.tools.browser import (
+    BrowserError,
+    close_dialogs,
+    find_chromium,
+    open_browser,
+    open_comfyui,
+    setting,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "runs" / "browser"
@@ -35,6 +43,10 @@ WATCH_SAMPLER = """() => {
 
 @pytest.fixture(scope="module")
 def page(comfyui, tmp_path_factory):
+    try:
+        find_chromium()
+    except BrowserError as error:
+        pytest.fail(str(error)) if os.environ.get("CI") else pytest.skip(str(error))
     PICTURES.mkdir(parents=True, exist_ok=True)
     with open_browser(comfyui.server.url, tmp_path_factory.mktemp("chromium")) as page:
         yield page

@@ -89,7 +89,7 @@ def test_the_new_file_stays_in_its_folder(name):
 
 
 def test_node_through_the_server(comfyui):
-    """A published .pt of the nano network is converted, refused a second time, and the loader samples with the result."""
+    """A published .pt of the nano network is converted, refused a second time; the loader samples with the result."""
     folder = comfyui.server.base_directory / "models" / "diffusion_models"
     folder.mkdir(parents=True, exist_ok=True)
     weights, metadata = load_checkpoint(NANO)

@@ -1,7 +1,7 @@
 """What is published: checked and packed by comfy-cli, installed by ComfyUI-Manager into a clean ComfyUI, run, removed.
 
-Contract: the archive is made of the files that git tracks, as they are now. The commands run with a home folder of their
-own and proxies that do not answer, so nothing comes from the network.
+Contract: the archive is made of the files that git tracks, as they are now. The commands run with a home folder of
+their own and proxies that do not answer, so nothing comes from the network.
 """
 
 from __future__ import annotations
