@@ -6,6 +6,7 @@ dialog open. Pictures of what was seen are left in runs/browser.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from comfyui_lavie.tools.browser import (
     open_comfyui,
     setting,
 )
+from comfyui_lavie.tools.texts import read
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "runs" / "browser"
@@ -77,6 +79,13 @@ def node(page, kind: str, expression: str):
     return page.evaluate(f"(kind) => {{ const [node] = app.graph.findNodesByType(kind); return {expression}; }}", kind)
 
 
+def run(page, **inputs) -> None:
+    """Set widgets of the sampler and click Run."""
+    for name, value in inputs.items():
+        node(page, "KSampler", f"node.widgets.find((widget) => widget.name === '{name}').value = {value}")
+    page.get_by_test_id("queue-button").click()
+
+
 def readout(page, kind: str) -> str:
     return node(page, kind, "node.widgets.find((widget) => widget.name.includes('text-preview'))?.value ?? ''")
 
@@ -120,8 +129,8 @@ def test_preview_moves_and_the_video_plays(page):
     """Run is clicked; while it samples, the node shows many different pictures; in the end the video plays."""
     open_template(page, NANO)
     page.evaluate(WATCH_SAMPLER)
-    page.get_by_test_id("queue-button").click()
-    page.wait_for_function("() => Object.keys(window.shown).length >= 8")
+    run(page, seed=7)
+    page.wait_for_function("() => Object.keys(window.shown).length >= 12")
     picture(page, "preview")
     video = page.locator("video").first
     video.wait_for(state="attached")
@@ -131,6 +140,48 @@ def test_preview_moves_and_the_video_plays(page):
     picture(page, "video")
     assert video.evaluate("(video) => [video.videoWidth, video.videoHeight]") == [64, 64]
     assert video.evaluate("(video) => video.duration") == pytest.approx(2, abs=0.1)
+
+
+def test_preview_moves_in_nodes_2(page, comfyui):
+    """ComfyUI's newer drawing of nodes shows the same preview."""
+    with other_setting(page, comfyui, "Comfy.VueNodes.Enabled", True):
+        open_template(page, NANO)
+        run(page, seed=8)
+        image = page.get_by_alt_text("sampling preview").first
+        seen = set()
+        while len(seen) < 4:
+            seen.add(image.get_attribute("src"))
+        picture(page, "nodes_2")
+        page.locator("video").first.wait_for(state="attached")
+
+
+def test_other_language(page, comfyui):
+    """Nodes, their inputs and the read-out speak the language of the interface."""
+    with other_setting(page, comfyui, "Comfy.Locale", "ja"):
+        open_template(page, NANO)
+        words = read("ja", "nodeDefs.json")["EmptyLaVieLatent"]
+        assert node(page, "EmptyLaVieLatent", "node.title") == words["display_name"]
+        label = node(page, "EmptyLaVieLatent", "node.widgets.find((widget) => widget.name === 'frames').label")
+        assert label == words["inputs"]["frames"]["name"]
+        page.wait_for_function("() => app.graph.findNodesByType('EmptyLaVieLatent')[0].widgets.length > 3")
+        assert "フレーム" in readout(page, "EmptyLaVieLatent")
+
+
+@contextlib.contextmanager
+def other_setting(page, comfyui, name: str, value):
+    """A setting of ComfyUI's changed for a while; the page is loaded anew before and after."""
+
+    def change(state):
+        page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [name, state])
+        page.wait_for_timeout(300)
+        open_comfyui(page, comfyui.server.url)
+
+    before = setting(page, name)
+    change(value)
+    try:
+        yield
+    finally:
+        change(before)
 
 
 def test_help_opens_beside_the_graph(page):
@@ -151,10 +202,8 @@ def test_setting_persists_and_is_obeyed(page, comfyui):
     open_comfyui(page, comfyui.server.url)
     assert setting(page, PREVIEWS) is False
     open_template(page, NANO)
-    for name, value in (("seed", 99), ("steps", 6)):
-        node(page, "KSampler", f"node.widgets.find((widget) => widget.name === '{name}').value = {value}")
     page.evaluate(WATCH_SAMPLER)
-    page.get_by_test_id("queue-button").click()
+    run(page, seed=99, steps=6)
     page.locator("video").first.wait_for(state="attached")
     assert page.evaluate("() => Object.keys(window.shown).length") <= 1
     switch_previews(page)
