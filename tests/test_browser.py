@@ -125,6 +125,56 @@ def test_readout_follows_the_widgets(page):
     assert "fits" in readout(page, "EmptyLaVieLatent")
 
 
+# Nodes in a row, each connected to the one before: [type, the input that takes it, output of the one before]
+CHAIN = """(chain) => {
+    app.graph.clear();
+    let before;
+    for (const [type, input, output] of chain) {
+        const node = LiteGraph.createNode(type);
+        app.graph.add(node);
+        if (before) before.connect(output, node, node.findInputSlot(input));
+        before = node;
+    }
+    app.extensionManager.workflow.activeWorkflow.changeTracker.checkState();
+}"""
+BASE = (["EmptyLaVieLatent", "", 0], ["KSampler", "latent_image", 0])
+INTERPOLATED = (*BASE, ["LaVieInterpolationConditioning", "latent", 0])
+
+
+@pytest.mark.parametrize(
+    ("chain", "told"),
+    [
+        (INTERPOLATED, "16 -> 61 frames, 512 x 320, 2.54 s at 24/s"),
+        (
+            (*BASE, ["VAEDecode", "samples", 0], ["LaVieSuperResolutionConditioning", "frames", 0]),
+            "16 frames, 512 x 320 -> 2048 x 1280, 2 s",
+        ),
+        ((["LoadImage", "", 0], ["LaVieInterpolationConditioning", "frames", 0]), "n frames -> 4 (n - 1) + 1 frames"),
+    ],
+    ids=["interpolation", "super-resolution", "unknown clip"],
+)
+def test_readout_of_the_later_stages(page, chain, told):
+    """What comes in is followed upstream; where the graph does not tell, only the rule is shown."""
+    close_dialogs(page)
+    page.evaluate(CHAIN, chain)
+    kind = next(type_ for type_, *_ in chain if "Conditioning" in type_)
+    page.wait_for_function(
+        "(kind) => app.graph.findNodesByType(kind)[0].widgets?.some((w) => w.name.includes('text-preview'))", arg=kind
+    )
+    assert readout(page, kind).startswith(told)
+
+
+def test_rate_is_that_of_the_video_node(page):
+    """The interpolated clip plays at the rate of its video; the clip that it was made of does not."""
+    close_dialogs(page)
+    page.evaluate(CHAIN, (*INTERPOLATED, ["KSampler", "latent_image", 2], ["LaVieDecodeToVideo", "samples", 0]))
+    node(page, "LaVieDecodeToVideo", "node.widgets.find((widget) => widget.name === 'fps').value = 30")
+    page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.checkState()")
+    page.wait_for_timeout(200)
+    assert readout(page, "LaVieInterpolationConditioning").startswith("16 -> 61 frames, 512 x 320, 2.03 s at 30/s")
+    assert readout(page, "EmptyLaVieLatent").startswith("16 frames, 512 x 320, 2 s at 8/s")
+
+
 def test_preview_moves_and_the_video_plays(page):
     """Run is clicked; while it samples, the node shows many different pictures; in the end the video plays."""
     open_template(page, NANO)

@@ -58,7 +58,7 @@ export const interpolated = (clip) => clip && { ...clip, frames: 4 * (clip.frame
 
 export const enlarged = (clip) => clip && { ...clip, width: 4 * clip.width, height: 4 * clip.height };
 
-/** Frames per second that a video node behind `node` states, or undefined. */
+/** Frames per second that a video node behind `node` states for the clip at `node`, or undefined. */
 export function rateBehind(node) {
     const seen = new Set();
     const waiting = node ? [node] : [];
@@ -66,6 +66,7 @@ export function rateBehind(node) {
         const next = waiting.shift();
         if (!next || seen.has(next.id)) continue;
         seen.add(next.id);
+        if (next !== node && next.comfyClass === "LaVieInterpolationConditioning") continue; // another rate from here on
         const rate = RATE_WIDGETS.map((name) => widgetValue(next, name)).find(isNumber);
         if (rate > 0) return rate;
         for (const output of next.outputs ?? []) {
