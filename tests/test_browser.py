@@ -110,7 +110,7 @@ def test_template_opens_with_every_node(page, name):
 
 
 def subgraphs(page) -> list[str]:
-    return page.evaluate("() => [...app.graph.subgraphs.keys()]")
+    return page.evaluate("() => [...app.rootGraph.subgraphs.keys()]")
 
 
 def test_readout_follows_the_widgets(page):
