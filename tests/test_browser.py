@@ -179,8 +179,8 @@ def test_preview_moves_and_the_video_plays(page):
     """Run is clicked; while it samples, the node shows many different pictures; in the end the video plays."""
     open_template(page, NANO)
     page.evaluate(WATCH_SAMPLER)
-    run(page, seed=7)
-    page.wait_for_function("() => Object.keys(window.shown).length >= 12")
+    run(page, seed=7, steps=60)
+    page.wait_for_function("() => Object.keys(window.shown).length >= 8")
     picture(page, "preview")
     video = page.locator("video").first
     video.wait_for(state="attached")
@@ -196,7 +196,7 @@ def test_preview_moves_in_nodes_2(page, comfyui):
     """ComfyUI's newer drawing of nodes shows the same preview."""
     with other_setting(page, comfyui, "Comfy.VueNodes.Enabled", True):
         open_template(page, NANO)
-        run(page, seed=8)
+        run(page, seed=8, steps=40)
         image = page.get_by_alt_text("sampling preview").first
         seen = set()
         while len(seen) < 4:

@@ -20,11 +20,15 @@ import comfy.sample
 import numpy as np
 import pytest
 import torch
+from comfyui_lavie.lavie_models.checkpoint import load_checkpoint
 from comfyui_lavie.lavie_models.comfyui import preview
 from comfyui_lavie.lavie_models.comfyui.model import load_model
+from comfyui_lavie.lavie_models.identify import LATENT_COLORS
+from comfyui_lavie.training import latent_colors
 from comfyui_lavie.training.shapes import render, sample_scene
 from comfyui_lavie.training.vae import load_vae
 from PIL import Image
+from safetensors.torch import save_file
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = ROOT / "weights" / "diffusion_models" / "lavie_nano_base.safetensors"
@@ -59,6 +63,21 @@ def test_colors_of_nano_latents_are_true(patcher):
     nano = np.abs(shown - true).mean()
     stable_diffusion = preview.frame_colors(latents, type(patcher.model.latent_format)(), 64).numpy()
     assert nano < 20 < np.abs(stable_diffusion - true).mean()
+
+
+def test_colors_are_written_beside_the_weights(tmp_path):
+    """The command gives a file the colours that the shipped one has, and leaves the weights alone."""
+    bare = tmp_path / "bare.safetensors"
+    weights, metadata = load_checkpoint(BASE)
+    stated = json.loads(metadata.pop(LATENT_COLORS))
+    save_file(weights, bare, metadata)
+    latent_colors.main([str(VAE), str(bare)])
+    written, about = load_checkpoint(bare)
+    assert all(torch.equal(written[key], weights[key]) for key in weights)
+    fitted = json.loads(about.pop(LATENT_COLORS))
+    assert about == metadata
+    for key in ("factors", "bias"):
+        torch.testing.assert_close(torch.tensor(fitted[key]), torch.tensor(stated[key]), atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,8 @@ def open_browser(url: str, folder: Path):
             page = browser.pages[0]
             page.errors = []
             page.on("pageerror", lambda error: page.errors.append(str(error)))
+            # ComfyUI greets a newcomer with its template browser, some time after the page is ready.
+            page.request.post(f"{url}/api/settings/Comfy.TutorialCompleted", data="true")
             open_comfyui(page, url)
             yield page
         finally:
@@ -60,7 +62,7 @@ def open_comfyui(page, url: str) -> None:
 
 
 def close_dialogs(page) -> None:
-    """ComfyUI greets a newcomer with its template browser."""
+    """Press Escape until nothing lies over the graph."""
     for _ in range(3):
         if not page.locator("[role=dialog]").count():
             return

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..dev import find_comfyui
-from .browser import close_dialogs, open_browser
+from .browser import open_browser
 from .comfyui_server import PACK, ComfyUIServer
 from .texts import DOCS, pack_nodes
 
@@ -60,8 +60,6 @@ def main() -> int:
     with ComfyUIServer(find_comfyui(), base) as server, tempfile.TemporaryDirectory() as folder:
         nodes = chosen or [name for name in pack_nodes(server.object_info()) if not (DOCS / f"{name}.png").exists()]
         with open_browser(server.url, Path(folder)) as page:
-            page.wait_for_timeout(2000)
-            close_dialogs(page)
             for name in nodes:
                 (DOCS / f"{name}.png").write_bytes(photograph(page, name))
                 print(DOCS / f"{name}.png")

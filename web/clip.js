@@ -18,7 +18,7 @@ export const widgetValue = (node, name) => node.widgets?.find((widget) => widget
 
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 
-/** The node with an execution id such as "7", or "12:3" for node 3 inside subgraph node 12; undefined if there is none. */
+/** The node with an execution id such as "7", or "12:3" for node 3 inside subgraph node 12; undefined for none. */
 export function findNode(rootGraph, executionId) {
     let graph = rootGraph;
     let node;
@@ -35,7 +35,7 @@ function source(node, input) {
     return link && node.graph.getNodeById(link.origin_id);
 }
 
-/** {frames, width, height} in pixels of the clip that `node` gives, or undefined where the graph alone does not tell. */
+/** {frames, width, height} in pixels of the clip that `node` gives, or undefined where the graph does not tell. */
 export function clipOf(node) {
     if (!node) return undefined;
     if (node.comfyClass === "EmptyLaVieLatent") {
@@ -66,7 +66,7 @@ export function rateBehind(node) {
         const next = waiting.shift();
         if (!next || seen.has(next.id)) continue;
         seen.add(next.id);
-        if (next !== node && next.comfyClass === "LaVieInterpolationConditioning") continue; // another rate from here on
+        if (next !== node && next.comfyClass === "LaVieInterpolationConditioning") continue; // another rate from here
         const rate = RATE_WIDGETS.map((name) => widgetValue(next, name)).find(isNumber);
         if (rate > 0) return rate;
         for (const output of next.outputs ?? []) {

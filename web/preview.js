@@ -1,7 +1,7 @@
 // Plays the clip in the sampler's node while it is being sampled, through ComfyUI's own channel for previews.
 //
-// The server sends all frames as one sheet. Here each frame in its turn becomes an ordinary preview image event, as if the
-// server had sent that picture; ComfyUI shows it where it shows previews: nodes old and new, subgraphs, queue.
+// The server sends all frames as one sheet. Here each frame in its turn becomes an ordinary preview image event, as if
+// the server had sent that picture; ComfyUI shows it where it shows previews: nodes old and new, subgraphs, queue.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
@@ -44,8 +44,8 @@ class Player {
         const { node, prompt_id } = this.message;
         const blob = await this.frame(index);
         if (this.stopped) return;
-        const detail = { blob, nodeId: node, displayNodeId: node, parentNodeId: null, realNodeId: node, jobId: prompt_id };
-        api.dispatchCustomEvent(CHANNEL, { ...detail, lavie: index });
+        const ids = { nodeId: node, displayNodeId: node, parentNodeId: null, realNodeId: node, jobId: prompt_id };
+        api.dispatchCustomEvent(CHANNEL, { blob, ...ids, lavie: index });
     }
 
     /** The picture of one frame, as large as the setting says. */
@@ -70,7 +70,7 @@ async function register(size) {
     if (!answer.ok) console.warn(`LaVie previews: ${await answer.text()}`);
 }
 
-/** Start listening. `settings`: {enabled(), rate(), size()}, read whenever they matter. Returns what to call when they changed. */
+/** Start listening. `settings`: {enabled(), rate(), size()}, read when they matter. Returns what to call on changes. */
 export function playPreviews(settings) {
     const players = new Map(); // by node id
     const wish = () => (settings.enabled() ? settings.size() : 0);
@@ -88,7 +88,7 @@ export function playPreviews(settings) {
         if (!players.has(node)) players.set(node, new Player(settings));
         players.get(node).show(detail);
     });
-    // ComfyUI's own still preview of the first frame would flicker into the animation; capture comes before its listener.
+    // ComfyUI's own still preview of the first frame would flicker into the animation; capture comes before it.
     const hideStill = (event) => {
         const { lavie, displayNodeId } = event.detail;
         if (lavie === undefined && players.has(String(displayNodeId))) event.stopImmediatePropagation();

@@ -1,11 +1,11 @@
-// Before anything runs: what will come out of a LaVie node, shown on it through ComfyUI's own channel for texts on nodes.
+// Before anything runs: what will come out of a LaVie node, shown on it through ComfyUI's channel for texts on nodes.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { clipOf, conditioned, enlarged, interpolated, rateBehind, TRAINED_RATES } from "./clip.js";
 
-// Peak of activations per frame and latent pixel of the published networks: measured in 32 bits, here in 16 bits and for
-// prompt and negative prompt together, which need the same.
+// Peak of activations per frame and latent pixel of the published networks: measured in 32 bits, here in 16 bits and
+// for prompt and negative prompt together, which need the same.
 const BYTES_PER_LATENT_PIXEL = { base: 16700, interpolation: 16700, super_resolution: 21500 };
 const PIXELS_PER_LATENT = { base: 8, interpolation: 8, super_resolution: 4 };
 const DECODED_BYTES_PER_PIXEL = 12; // ComfyUI's images: three numbers of 32 bits
