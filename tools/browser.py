@@ -59,6 +59,7 @@ def open_comfyui(page, url: str) -> None:
     page.goto(url, wait_until="domcontentloaded")
     page.wait_for_function("() => window.app?.extensionManager && window.app.canvas?.graph && window.app.vueAppReady")
     page.wait_for_function("() => window.app.extensions.some((extension) => extension.name === 'LaVie')")
+    page.wait_for_function("() => window.app.extensionManager.workflow.activeWorkflow")
 
 
 def close_dialogs(page) -> None:
