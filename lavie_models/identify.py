@@ -13,6 +13,7 @@ import torch
 from .config import ARCHITECTURES, STAGES, UNetConfig
 from .schedule import PREDICTIONS
 
+LATENT_COLORS = "lavie.latent_rgb"  # metadata of networks whose latents are not Stable Diffusion's: colours of previews
 OWN_KINDS = (*STAGES, "text_encoder", "vae")  # what `lavie.stage` in metadata may say
 
 LDM_STEM, PUBLISHED_STEM = "input_blocks.0.0.weight", "conv_in.weight"

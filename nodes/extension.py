@@ -8,6 +8,7 @@ import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
 from .context_windows import LaVieContextWindows
+from .convert import LaVieConvertCheckpoint
 from .extend_video import LaVieExtendVideo
 from .first_frame import LaVieFirstFrameConditioning
 from .frame_prompts import LaVieFramePrompts
@@ -15,6 +16,7 @@ from .interpolation import LaVieInterpolationConditioning
 from .latent import EmptyLaVieLatent
 from .lora_report import LaVieLoraReport
 from .model_loaders import LaVieBaseModelLoader, LaVieInterpolationModelLoader, LaVieSuperResolutionModelLoader
+from .previews import add_route
 from .scheduler import LaVieScheduler
 from .super_resolution import LaVieSuperResolutionConditioning
 from .text_encoder import LaVieTextEncoderLoader
@@ -37,6 +39,7 @@ NODES = [
     LaVieFramePrompts,
     LaVieFirstFrameConditioning,
     LaVieExtendVideo,
+    LaVieConvertCheckpoint,
 ]
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
@@ -47,6 +50,7 @@ class LaVieExtension(ComfyExtension):
     async def on_load(self) -> None:
         for folder in ("diffusion_models", "text_encoders", "vae"):
             folder_paths.add_model_folder_path(folder, str(WEIGHTS / folder))
+        add_route()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

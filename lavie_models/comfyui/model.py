@@ -25,6 +25,7 @@ import torch
 from ..checkpoint import convert_state_dict, detect_config
 from ..config import UNetConfig
 from ..unet import LaVieUNet
+from . import preview
 from .files import read_model_file
 from .frames import follow_windows
 from .sampling import SAMPLINGS
@@ -201,6 +202,7 @@ def load_model(path: str, stage: str, model_options: dict | None = None, disable
     state_dict = convert_state_dict(state_dict, config)
 
     model_config = LaVieModelConfig(config, prediction)
+    preview.set_colors(model_config.latent_format, metadata)
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
     dtype = options.get("dtype") or comfy.model_management.unet_dtype(
@@ -219,6 +221,9 @@ def load_model(path: str, stage: str, model_options: dict | None = None, disable
     if not comfy.model_management.is_device_cpu(offload_device):
         model.to(offload_device)
     model.diffusion_model.load_state_dict(state_dict, strict=True, assign=patcher.is_dynamic())
+    patcher.add_wrapper_with_key(
+        comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, preview.EVENT, preview.while_sampling
+    )
     patcher.cached_patcher_init = (load_model, (path, stage, model_options))
     follow_windows(patcher)
     return patcher

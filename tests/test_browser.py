@@ -1,0 +1,270 @@
+"""The pack as an artist meets it: in a real browser, from the template browser to the finished video.
+
+Contract: one browser and one server; the tests go on from one another's page as a person would, and each leaves no
+dialog open. Pictures of what was seen are left in runs/browser.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import pytest
+from comfyui_lavie.tools.browser import (
+    BrowserError,
+    close_dialogs,
+    find_chromium,
+    open_browser,
+    open_comfyui,
+    setting,
+)
+from comfyui_lavie.tools.texts import read
+
+ROOT = Path(__file__).resolve().parents[1]
+PICTURES = ROOT / "runs" / "browser"
+NANO = "lavie_nano_text_to_video"
+TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+PREVIEWS = "LaVie.Preview.Enabled"
+
+# Every picture that the sampler's node has shown, drawn small, as text: {picture: how often seen}.
+WATCH_SAMPLER = """() => {
+    const canvas = document.createElement('canvas');
+    canvas.width = canvas.height = 16;
+    const context = canvas.getContext('2d', { willReadFrequently: true });
+    window.shown = {};
+    window.watch = setInterval(() => {
+        const image = window.app.graph.nodes.find((node) => node.type === 'KSampler').imgs?.[0];
+        if (!image?.complete) return;
+        context.drawImage(image, 0, 0, 16, 16);
+        const text = context.getImageData(0, 0, 16, 16).data.join();
+        window.shown[text] = (window.shown[text] ?? 0) + 1;
+    }, 30);
+}"""
+
+
+@pytest.fixture(scope="module")
+def page(comfyui, tmp_path_factory):
+    try:
+        find_chromium()
+    except BrowserError as error:
+        pytest.fail(str(error)) if os.environ.get("CI") else pytest.skip(str(error))
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with open_browser(comfyui.server.url, tmp_path_factory.mktemp("chromium")) as page:
+        yield page
+        assert not page.errors
+
+
+def picture(page, name: str) -> None:
+    page.screenshot(path=PICTURES / f"{name}.png")
+
+
+def open_templates(page) -> None:
+    """The template browser at this pack's page."""
+    close_dialogs(page)
+    page.locator(".templates-tab-button").click()
+    page.get_by_role("dialog").get_by_text("lavie", exact=True).first.click()
+    page.get_by_test_id(f"template-workflow-{NANO}").wait_for()
+
+
+def open_template(page, name: str) -> None:
+    open_templates(page)
+    page.get_by_test_id(f"template-workflow-{name}").click()
+    page.get_by_test_id("template-workflows-content").wait_for(state="hidden")
+    page.wait_for_function("() => window.app.graph.nodes.length > 5")
+
+
+def node(page, kind: str, expression: str):
+    """A JavaScript expression of `node`, the only one of a kind in the graph."""
+    return page.evaluate(f"(kind) => {{ const [node] = app.graph.findNodesByType(kind); return {expression}; }}", kind)
+
+
+def run(page, **inputs) -> None:
+    """Set widgets of the sampler and click Run."""
+    for name, value in inputs.items():
+        node(page, "KSampler", f"node.widgets.find((widget) => widget.name === '{name}').value = {value}")
+    page.get_by_test_id("queue-button").click()
+
+
+def readout(page, kind: str) -> str:
+    return node(page, kind, "node.widgets.find((widget) => widget.name.includes('text-preview'))?.value ?? ''")
+
+
+def test_template_browser_lists_ours(page):
+    open_templates(page)
+    picture(page, "templates")
+    for name in TEMPLATES:
+        assert page.get_by_test_id(f"template-workflow-{name}").count() == 1, name
+    close_dialogs(page)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_template_opens_with_every_node(page, name):
+    open_template(page, name)
+    missing = page.evaluate(
+        "() => app.graph.nodes.map((node) => node.type).filter((type) => !LiteGraph.registered_node_types[type])"
+    )
+    known = page.evaluate("() => app.graph.nodes.filter((node) => node.comfyClass?.includes('LaVie')).length")
+    picture(page, name)
+    assert [kind for kind in missing if kind not in subgraphs(page)] == [] and known >= 3
+
+
+def subgraphs(page) -> list[str]:
+    return page.evaluate("() => [...app.rootGraph.subgraphs.keys()]")
+
+
+def test_readout_follows_the_widgets(page):
+    """Frames, size and duration at the rate of the video node, told before anything runs, and again after a change."""
+    open_template(page, NANO)
+    page.wait_for_function("() => app.graph.findNodesByType('EmptyLaVieLatent')[0].widgets.length > 3")
+    assert readout(page, "EmptyLaVieLatent").startswith("16 frames, 64 x 64, 2 s at 8/s")
+    node(page, "EmptyLaVieLatent", "node.widgets.find((widget) => widget.name === 'frames').value = 12")
+    page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.checkState()")
+    page.wait_for_timeout(100)
+    assert readout(page, "EmptyLaVieLatent").startswith("12 frames, 64 x 64, 1.5 s at 8/s")
+    assert "fits" in readout(page, "EmptyLaVieLatent")
+
+
+# Nodes in a row, each connected to the one before: [type, the input that takes it, output of the one before]
+CHAIN = """(chain) => {
+    app.graph.clear();
+    let before;
+    for (const [type, input, output] of chain) {
+        const node = LiteGraph.createNode(type);
+        app.graph.add(node);
+        if (before) before.connect(output, node, node.findInputSlot(input));
+        before = node;
+    }
+    app.extensionManager.workflow.activeWorkflow.changeTracker.checkState();
+}"""
+BASE = (["EmptyLaVieLatent", "", 0], ["KSampler", "latent_image", 0])
+INTERPOLATED = (*BASE, ["LaVieInterpolationConditioning", "latent", 0])
+
+
+@pytest.mark.parametrize(
+    ("chain", "told"),
+    [
+        (INTERPOLATED, "16 -> 61 frames, 512 x 320, 2.54 s at 24/s"),
+        (
+            (*BASE, ["VAEDecode", "samples", 0], ["LaVieSuperResolutionConditioning", "frames", 0]),
+            "16 frames, 512 x 320 -> 2048 x 1280, 2 s",
+        ),
+        ((["LoadImage", "", 0], ["LaVieInterpolationConditioning", "frames", 0]), "n frames -> 4 (n - 1) + 1 frames"),
+    ],
+    ids=["interpolation", "super-resolution", "unknown clip"],
+)
+def test_readout_of_the_later_stages(page, chain, told):
+    """What comes in is followed upstream; where the graph does not tell, only the rule is shown."""
+    close_dialogs(page)
+    page.evaluate(CHAIN, chain)
+    kind = next(type_ for type_, *_ in chain if "Conditioning" in type_)
+    page.wait_for_function(
+        "(kind) => app.graph.findNodesByType(kind)[0].widgets?.some((w) => w.name.includes('text-preview'))", arg=kind
+    )
+    assert readout(page, kind).startswith(told)
+
+
+def test_rate_is_that_of_the_video_node(page):
+    """The interpolated clip plays at the rate of its video; the clip that it was made of does not."""
+    close_dialogs(page)
+    page.evaluate(CHAIN, (*INTERPOLATED, ["KSampler", "latent_image", 2], ["LaVieDecodeToVideo", "samples", 0]))
+    node(page, "LaVieDecodeToVideo", "node.widgets.find((widget) => widget.name === 'fps').value = 30")
+    page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.checkState()")
+    page.wait_for_timeout(200)
+    assert readout(page, "LaVieInterpolationConditioning").startswith("16 -> 61 frames, 512 x 320, 2.03 s at 30/s")
+    assert readout(page, "EmptyLaVieLatent").startswith("16 frames, 512 x 320, 2 s at 8/s")
+
+
+def test_preview_moves_and_the_video_plays(page):
+    """Run is clicked; while it samples, the node shows many different pictures; in the end the video plays."""
+    open_template(page, NANO)
+    page.evaluate(WATCH_SAMPLER)
+    run(page, seed=7, steps=60)
+    page.wait_for_function("() => Object.keys(window.shown).length >= 8")
+    picture(page, "preview")
+    video = page.locator("video").first
+    video.wait_for(state="attached")
+    page.evaluate("() => clearInterval(window.watch)")
+    video.evaluate("(video) => { video.muted = true; return video.play(); }")
+    page.wait_for_function("() => document.querySelector('video').currentTime > 0.3")
+    picture(page, "video")
+    assert video.evaluate("(video) => [video.videoWidth, video.videoHeight]") == [64, 64]
+    assert video.evaluate("(video) => video.duration") == pytest.approx(2, abs=0.1)
+
+
+def test_preview_moves_in_nodes_2(page, comfyui):
+    """ComfyUI's newer drawing of nodes shows the same preview."""
+    with other_setting(page, comfyui, "Comfy.VueNodes.Enabled", True):
+        open_template(page, NANO)
+        run(page, seed=8, steps=40)
+        image = page.get_by_alt_text("sampling preview").first
+        seen = set()
+        while len(seen) < 4:
+            seen.add(image.get_attribute("src"))
+        picture(page, "nodes_2")
+        page.locator("video").first.wait_for(state="attached")
+
+
+def test_other_language(page, comfyui):
+    """Nodes, their inputs and the read-out speak the language of the interface."""
+    with other_setting(page, comfyui, "Comfy.Locale", "ja"):
+        open_template(page, NANO)
+        words = read("ja", "nodeDefs.json")["EmptyLaVieLatent"]
+        assert node(page, "EmptyLaVieLatent", "node.title") == words["display_name"]
+        label = node(page, "EmptyLaVieLatent", "node.widgets.find((widget) => widget.name === 'frames').label")
+        assert label == words["inputs"]["frames"]["name"]
+        page.wait_for_function("() => app.graph.findNodesByType('EmptyLaVieLatent')[0].widgets.length > 3")
+        assert "フレーム" in readout(page, "EmptyLaVieLatent")
+
+
+@contextlib.contextmanager
+def other_setting(page, comfyui, name: str, value):
+    """A setting of ComfyUI's changed for a while; the page is loaded anew before and after."""
+
+    def change(state):
+        page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [name, state])
+        page.wait_for_timeout(300)
+        open_comfyui(page, comfyui.server.url)
+
+    before = setting(page, name)
+    change(value)
+    try:
+        yield
+    finally:
+        change(before)
+
+
+def test_help_opens_beside_the_graph(page):
+    open_template(page, NANO)
+    node(page, "EmptyLaVieLatent", "app.canvas.selectNode(node)")
+    page.get_by_test_id("info-button").click()
+    page.get_by_role("heading", name="Empty LaVie Latent", exact=True).wait_for()
+    page.get_by_text("batch axis").first.wait_for()
+    picture(page, "help")
+
+
+def test_setting_persists_and_is_obeyed(page, comfyui):
+    """Previews switched off in the dialog are off after a reload, for the server too; and on again."""
+    assert setting(page, PREVIEWS) is True
+    switch_previews(page)
+    picture(page, "settings")
+    page.wait_for_timeout(500)
+    open_comfyui(page, comfyui.server.url)
+    assert setting(page, PREVIEWS) is False
+    open_template(page, NANO)
+    page.evaluate(WATCH_SAMPLER)
+    run(page, seed=99, steps=6)
+    page.locator("video").first.wait_for(state="attached")
+    assert page.evaluate("() => Object.keys(window.shown).length") <= 1
+    switch_previews(page)
+    assert setting(page, PREVIEWS) is True
+
+
+def switch_previews(page) -> None:
+    close_dialogs(page)
+    page.keyboard.press("Control+,")
+    dialog = page.get_by_test_id("settings-dialog")
+    dialog.get_by_text("LaVie", exact=True).first.click()
+    dialog.locator(f'[data-setting-id="{PREVIEWS}"]').get_by_role("switch").click()
+    page.wait_for_timeout(300)
+    close_dialogs(page)
