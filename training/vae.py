@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from ..lavie_models.autoencoder import AutoencoderConfig, NanoAutoencoder, ResidualBlock
 from . import shapes
-from .state import load_state, save_state
+from .state import Checkpoints
 
 SCALE = 0.18215  # latents that diffusion sees = SCALE * latents of the VAE, as in Stable Diffusion 1.x
 FILE_NAME = "lavie_nano_vae.safetensors"
@@ -113,8 +113,8 @@ def train(args: argparse.Namespace) -> NanoAutoencoder:
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.99))
     settings = {key: value for key, value in vars(args).items() if key in SETTINGS}
-    state_file, start = Path(args.out) / "state.pt", 0
-    if state := load_state(state_file, settings):
+    checkpoints, start = Checkpoints(args.out), 0
+    if state := checkpoints.load(settings):
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         average, start = state["average"], state["step"]
@@ -139,8 +139,8 @@ def train(args: argparse.Namespace) -> NanoAutoencoder:
             progress.set_postfix(loss=f"{loss.item():.4f}")
         done = step + 1
         if done % args.save_every == 0 or done == stop:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": done}
-            save_state(state_file, settings, **state)
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
+            checkpoints.save(done, settings, **state)
             if not args.quiet:
                 tqdm.write(f"step {done}: " + report(with_weights(config, average), args.size))
     return with_weights(config, average)
