@@ -38,14 +38,16 @@ class Attention(nn.Module):
         channels: width of the queries and of the output.
         heads: number of heads; head size = channels / heads.
         context_dim: width of keys' and values' source; default ``channels``.
-        temporal: adds the relative position bias and starts with a zero output projection, so that a freshly
-            inflated video model computes exactly what its image model does (paper section 3.2).
+        temporal: starts with a zero output projection, so that a freshly inflated video model computes exactly what
+            its image model does (paper section 3.2).
+        positions: temporal attention with a learned bias per relative distance.
         attention: the kernel, called as ``sdpa_attention`` is.
     """
 
     def __init__(
-        self, channels, heads, operations, attention, context_dim=None, temporal=False, dtype=None, device=None
-    ):
+        self, channels, heads, operations, attention, context_dim=None, temporal=False, positions=False, dtype=None,
+        device=None,
+    ):  # fmt: skip
         super().__init__()
         context_dim = context_dim or channels
         self.heads = heads
@@ -54,26 +56,32 @@ class Attention(nn.Module):
         self.to_k = operations.Linear(context_dim, channels, bias=False, dtype=dtype, device=device)
         self.to_v = operations.Linear(context_dim, channels, bias=False, dtype=dtype, device=device)
         self.to_out = nn.Sequential(operations.Linear(channels, channels, dtype=dtype, device=device))
-        if temporal:
+        if positions:
             self.time_rel_pos_bias = RelativePositionBias(heads, operations, dtype, device)
+        if temporal:
             for parameter in self.to_out.parameters():
                 nn.init.zeros_(parameter)
 
-    def forward(self, x, context=None, value=None, transformer_options=None):
+    def forward(self, x, context=None, value=None, transformer_options=None, gather=None):
         """(B, N, channels), keys from ``context`` and values from ``value`` (each defaulting to the one before).
 
         ``x`` may hold a whole multiple of the context's batch, that many adjacent entries to each context: text
-        shared by the frames of a clip is then projected once and never repeated.
+        shared by the frames of a clip is then projected once and never repeated. ``gather`` rearranges keys and
+        values once they are projected.
         """
         context = x if context is None else context
         value = context if value is None else value
         q, k, v = self.to_q(x), self.to_k(context), self.to_v(value)
+        if gather is not None:
+            k, v = gather(k), gather(v)
         q = q.reshape(k.shape[0], -1, q.shape[-1])
         out = self.attention(q, k, v, self.heads, transformer_options=transformer_options)
         return self.to_out(out).view_as(x)
 
-    def over_frames(self, x, positions: FramePositions, transformer_options=None):
-        """Temporal self-attention along axis 1 of (B, F, channels)."""
+    def over_frames(self, x, positions: FramePositions | None, transformer_options=None):
+        """Temporal self-attention along axis 1 of (B, F, channels), with rotary positions and bias if there are any."""
+        if positions is None:
+            return self(x, transformer_options=transformer_options)
         q, k = (
             positions.rotate(t.unflatten(-1, (self.heads, -1))).flatten(2) for t in (self.to_q(x), self.to_k(x))
         )

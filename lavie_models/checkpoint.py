@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from .config import UNetConfig
 from .identify import CheckpointError, detect_config, identify, unet_prefix
-from .key_names import FREQUENCIES, module_names, rename
+from .key_names import FREQUENCIES, SHARED_FREQUENCIES, module_names, rename
 from .positions import rotary_frequencies
 from .unet import LaVieUNet
 
@@ -171,15 +171,17 @@ def export_published(state_dict: dict, config: UNetConfig) -> dict[str, torch.Te
     Raises:
         CheckpointError: if ``state_dict`` is not exactly that of ``LaVieUNet(config)``.
     """
-    ours = convert_state_dict(state_dict, config)
+    ours, architecture = convert_state_dict(state_dict, config), config.architecture
     names = {name: published for published, name in module_names(config).items()}
     exported = {}
     for key, value in ours.items():
         name = rename(key, names)
         exported[name] = value
-        if name.endswith("attn_temp.to_q.weight"):
+        if architecture.positions and name.endswith(f"attn_{architecture.temporal_name}.to_q.weight"):
             frequencies = rotary_frequencies(value.device).to(value.dtype)
             exported[name.replace("to_q.weight", FREQUENCIES)] = frequencies
+            if config.stage == "super_resolution":
+                exported[SHARED_FREQUENCIES] = frequencies.clone()
     return exported
 
 

@@ -11,12 +11,50 @@ ROTARY_DIM = 32
 
 
 @dataclass(frozen=True)
+class Architecture:
+    """How one stage's network differs from the others besides its sizes.
+
+    Attributes:
+        prediction: what the published weights predict, ``"epsilon"`` or ``"v"``.
+        temporal_name: published name of the temporal layers, ``attn_{name}`` and ``norm_{name}``.
+        positions: temporal attention knows rotary positions and the relative bias.
+        sparse_causal: spatial self-attention of a frame reads the clip's first frame and the frame before.
+        temporal_last: temporal attention comes after the feed-forward, not before.
+        text_first: at all levels but the deepest the first attention reads the text too, as the x4-upscaler's does.
+        linear_projections: transformers begin and end with a linear layer, not a 1x1 convolution.
+        temporal_convolutions: residual blocks of temporal convolutions at every transformer and after every level.
+        noise_levels: entries in the embedding of the low-resolution frames' noise level; 0: none.
+    """
+
+    prediction: str = "epsilon"
+    temporal_name: str = "temp"
+    positions: bool = True
+    sparse_causal: bool = False
+    temporal_last: bool = False
+    text_first: bool = False
+    linear_projections: bool = False
+    temporal_convolutions: bool = False
+    noise_levels: int = 0
+
+
+ARCHITECTURES = {
+    "base": Architecture(),
+    "interpolation": Architecture(positions=False, sparse_causal=True, temporal_last=True),
+    "super_resolution": Architecture(
+        prediction="v", temporal_name="temporal", text_first=True, linear_projections=True,
+        temporal_convolutions=True, noise_levels=1000,
+    ),
+}  # fmt: skip
+STAGES = tuple(ARCHITECTURES)
+
+
+@dataclass(frozen=True)
 class UNetConfig:
     """Sizes of a LaVie UNet; the defaults are the published base model.
 
     Attributes:
-        stage: which network of the cascade this is. Only ``"base"`` exists so far.
-        in_channels, out_channels: latent channels in and out.
+        stage: which network of the cascade this is, one of STAGES; decides the architecture.
+        in_channels, out_channels: latent channels in and out; channels beyond the noisy latent's carry conditions.
         block_channels: width of each resolution level, finest first. Multiples of 32.
         layers_per_block: residual blocks per level (one more on the way up).
         num_heads: attention heads at every level; head size = width / heads.
@@ -36,26 +74,43 @@ class UNetConfig:
     def __post_init__(self):
         object.__setattr__(self, "block_channels", tuple(self.block_channels))
         object.__setattr__(self, "attention_levels", tuple(self.attention_levels))
-        if self.stage != "base":
-            raise ValueError(f"stage must be 'base', got {self.stage!r}; the other stages are not supported yet")
+        if self.stage not in ARCHITECTURES:
+            raise ValueError(f"stage must be one of {STAGES}, got {self.stage!r}")
         if len(self.attention_levels) != len(self.block_channels):
             raise ValueError(
                 f"attention_levels has {len(self.attention_levels)} entries for {len(self.block_channels)} "
                 "block_channels; give one per level"
             )
+        least = ROTARY_DIM if self.architecture.positions else 1
         for channels, attention in zip(self.block_channels, self.attention_levels, strict=True):
             if channels % NORM_GROUPS:
                 raise ValueError(f"block_channels must be multiples of {NORM_GROUPS}, got {channels}")
-            if attention and (channels % self.num_heads or channels // self.num_heads < ROTARY_DIM):
+            if attention and (channels % self.num_heads or channels // self.num_heads < least):
                 raise ValueError(
                     f"a level of {channels} channels with {self.num_heads} heads has no whole head size of at least "
-                    f"{ROTARY_DIM}, which rotary positions need; choose fewer heads or wider levels"
+                    f"{least}, which its temporal attention needs; choose fewer heads or wider levels"
                 )
 
     @classmethod
     def base(cls, **overrides) -> UNetConfig:
         """The text-to-video network: published sizes unless overridden."""
         return cls(**{"stage": "base", **overrides})
+
+    @classmethod
+    def interpolation(cls, **overrides) -> UNetConfig:
+        """The temporal interpolation network: 4 noisy and 4 conditioning channels."""
+        return cls(**{"stage": "interpolation", "in_channels": 8, **overrides})
+
+    @classmethod
+    def super_resolution(cls, **overrides) -> UNetConfig:
+        """The video super-resolution network: 4 noisy channels and 3 of low-resolution frames, text 1024 wide."""
+        sizes = {
+            "in_channels": 7,
+            "block_channels": (256, 512, 512, 1024),
+            "context_dim": 1024,
+            "attention_levels": (False, True, True, True),
+        }
+        return cls(**{"stage": "super_resolution", **sizes, **overrides})
 
     @classmethod
     def from_dict(cls, values: dict) -> UNetConfig:
@@ -68,6 +123,11 @@ class UNetConfig:
     def to_dict(self) -> dict:
         """JSON-ready mapping, written into the metadata of checkpoints."""
         return asdict(self)
+
+    @property
+    def architecture(self) -> Architecture:
+        """What follows from the stage."""
+        return ARCHITECTURES[self.stage]
 
     @property
     def time_dim(self) -> int:

@@ -10,10 +10,9 @@ from itertools import count
 
 import torch
 
-from .config import UNetConfig
+from .config import ARCHITECTURES, STAGES, UNetConfig
 from .schedule import PREDICTIONS
 
-STAGES = ("base", "interpolation", "super_resolution")
 OWN_KINDS = (*STAGES, "text_encoder", "vae")  # what `lavie.stage` in metadata may say
 
 LDM_STEM, PUBLISHED_STEM = "input_blocks.0.0.weight", "conv_in.weight"
@@ -22,12 +21,7 @@ SUPER_RESOLUTION_MARKS = (".attn_temporal.", "down_temporal_blocks.")
 TEXT_MARKS = ("text_model.embeddings.token_embedding.weight", "transformer.resblocks.0.ln_1.weight")
 VAE_MARKS = ("decoder.conv_in.weight", "decoder.conv_out.weight")
 CHECKPOINT_PARTS = ("first_stage_model.", "cond_stage_model.", "conditioner.")
-POSITION_BIAS = "attn_temp.time_rel_pos_bias.relative_attention_bias.weight"
-STAGE_NAMES = {
-    "base": "base network (text to video)",
-    "interpolation": "temporal interpolation network",
-    "super_resolution": "video super-resolution network",
-}
+POSITION_BIAS = "time_rel_pos_bias.relative_attention_bias.weight"
 
 
 class CheckpointError(ValueError):
@@ -48,7 +42,7 @@ def identify(state_dict: dict[str, torch.Tensor], metadata: dict[str, str] | Non
     if _any(state_dict, SUPER_RESOLUTION_MARKS):
         return "super_resolution"
     if _any(state_dict, (".attn_temp.",)):
-        return "base" if _any(state_dict, (POSITION_BIAS,)) else "interpolation"
+        return "base" if _any(state_dict, ("attn_temp." + POSITION_BIAS,)) else "interpolation"
     if _find_prefix(state_dict) is not None:
         return "sd_checkpoint" if any(key.startswith(CHECKPOINT_PARTS) for key in state_dict) else "sd_unet"
     if any(key.endswith(TEXT_MARKS) for key in state_dict):
@@ -85,7 +79,8 @@ def detect_config(
 ) -> tuple[UNetConfig, str]:
     """(configuration, prediction) of a LaVie UNet file, from its metadata or else from names and shapes.
 
-    The prediction of a file without metadata is the published one, epsilon, unless ComfyUI's ``v_pred`` mark is in it.
+    The prediction of a file without metadata is its stage's published one, or v where ComfyUI's ``v_pred`` mark is in
+    it. Names and shapes do not tell how many heads an interpolation network has: without metadata the published 8.
 
     Raises:
         CheckpointError: if the weights are not those of a stage that can be built.
@@ -94,12 +89,8 @@ def detect_config(
     stage = identify(state_dict, metadata)
     if stage not in STAGES:
         raise CheckpointError(f"these weights are no LaVie UNet (they look like: {stage.replace('_', ' ')})")
-    if stage != "base":
-        raise CheckpointError(
-            f"these weights are LaVie's {STAGE_NAMES[stage]}, which this version cannot build; only the base network "
-            "is supported so far"
-        )
-    prediction = metadata.get("lavie.prediction", "v" if "v_pred" in state_dict else "epsilon")
+    published = "v" if "v_pred" in state_dict else ARCHITECTURES[stage].prediction
+    prediction = metadata.get("lavie.prediction", published)
     if prediction not in PREDICTIONS:
         raise CheckpointError(
             f"lavie.prediction is {prediction!r}, expected one of {PREDICTIONS}; the file comes from another version"
@@ -129,13 +120,15 @@ def _config_from_shapes(state_dict, stage: str) -> UNetConfig:
     layers = {layers for _, layers, _ in levels}
     if len(layers) != 1 or 0 in layers:
         raise ValueError(f"expected the same number of residual blocks at every level, got {[n for _, n, _ in levels]}")
+    architecture = ARCHITECTURES[stage]
+    bias = f"{middle}attn_{architecture.temporal_name}.{POSITION_BIAS}"
     return UNetConfig(
         stage=stage,
         in_channels=shapes[stem][1],
         out_channels=shapes[last][0],
         block_channels=tuple(width for width, _, _ in levels),
         layers_per_block=levels[0][1],
-        num_heads=shapes[middle + POSITION_BIAS][1],
+        num_heads=shapes[bias][1] if architecture.positions else UNetConfig.num_heads,
         context_dim=shapes[middle + "attn2.to_k.weight"][1],
         attention_levels=tuple(attention for _, _, attention in levels),
     )

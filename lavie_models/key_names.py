@@ -2,7 +2,7 @@
 
 Contract: `module_names` pairs every module whose name differs; what follows a module's name (``weight``,
 ``transformer_blocks.0.attn1.to_q.weight``, ...) is the same on both sides. `FREQUENCIES` end the published names of the
-rotary table, which is a formula and no parameter of ours.
+rotary table, which is a formula and no parameter of ours; `SHARED_FREQUENCIES` is the one that belongs to no module.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from .config import UNetConfig
 
 FREQUENCIES = "rotary_emb.freqs"
+SHARED_FREQUENCIES = "temporal_rotary_emb.freqs"
 
 # Published parts of a residual block and what we call them.
 RESIDUAL_PARTS = {
@@ -36,6 +37,13 @@ def module_names(config: UNetConfig) -> dict[str, str]:
 
     def residual(published: str, ours: str):
         names.update({f"{published}.{part}": f"{ours}.{name}" for part, name in RESIDUAL_PARTS.items()})
+
+    if config.architecture.noise_levels:
+        names["class_embedding"] = "label_emb"
+    if config.architecture.temporal_convolutions:
+        names["mid_temporal_block"] = "mid_temporal_block"
+        for level in range(levels):
+            names.update({name: name for way in ("down", "up") if (name := f"{way}_temporal_blocks.{level}")})
 
     number = 1  # input block 0 is conv_in
     for level in range(levels):

@@ -11,10 +11,23 @@ import torch
 from torch import nn
 
 from .attention import sdpa_attention
-from .config import NORM_GROUPS, UNetConfig
+from .config import ARCHITECTURES, NORM_GROUPS, UNetConfig
 from .positions import FramePositions, timestep_embedding
-from .resnet import ClipLayout, Downsample, ResBlock, Upsample, clip_group_norm, silu
+from .resnet import ClipLayout, Downsample, ResBlock, TemporalModule, Upsample, clip_group_norm, silu
 from .transformer import Condition, SpatialTransformer
+
+# What a text encoder of each width is called where artists get it.
+TEXT_ENCODERS = {768: "CLIP ViT-L/14 of Stable Diffusion 1.x", 1024: "OpenCLIP ViT-H of Stable Diffusion 2.x"}
+# Parts of parameter names that only temporal layers have, in any stage.
+TEMPORAL_PARTS = (
+    *(f"{kind}_{a.temporal_name}." for a in ARCHITECTURES.values() for kind in ("attn", "norm")),
+    "resblock_temporal.", "_temporal_block",
+)  # fmt: skip
+
+
+def is_temporal(name: str) -> bool:
+    """Whether a parameter (our name or the published one) belongs to what LaVie adds to the image model."""
+    return any(part in name for part in TEMPORAL_PARTS)
 
 
 class LaVieUNet(nn.Module):
@@ -39,14 +52,18 @@ class LaVieUNet(nn.Module):
         factory = {"dtype": dtype, "device": device}
         layer = {"operations": operations, **factory}
 
-        def transformer(width):
-            return SpatialTransformer(width, config.num_heads, config.context_dim, attention=attention, **layer)
+        def transformer(level):
+            text_first = config.architecture.text_first and level < len(widths) - 1
+            return SpatialTransformer(widths[level], config, text_first, attention=attention, **layer)
+
+        def temporal_module(level):
+            return TemporalModule(widths[level], time_dim, **layer)
 
         def residual(level, in_channels):
             """A residual block and, where the level has them, a transformer."""
             block = nn.ModuleList([ResBlock(in_channels, widths[level], time_dim, **layer)])
             if config.attention_levels[level]:
-                block.append(transformer(widths[level]))
+                block.append(transformer(level))
             return block
 
         self.time_embed = nn.Sequential(
@@ -54,6 +71,9 @@ class LaVieUNet(nn.Module):
             nn.SiLU(),
             operations.Linear(time_dim, time_dim, **factory),
         )
+        self.label_emb = None
+        if config.architecture.noise_levels:
+            self.label_emb = operations.Embedding(config.architecture.noise_levels, time_dim, **factory)
         stem = operations.Conv2d(config.in_channels, widths[0], 3, padding=1, **factory)
         self.input_blocks = nn.ModuleList([nn.ModuleList([stem])])
         skips, channels = [widths[0]], widths[0]
@@ -68,7 +88,7 @@ class LaVieUNet(nn.Module):
         self.middle_block = nn.ModuleList(
             [
                 ResBlock(channels, channels, time_dim, **layer),
-                transformer(channels),
+                transformer(len(widths) - 1),
                 ResBlock(channels, channels, time_dim, **layer),
             ]
         )
@@ -86,19 +106,30 @@ class LaVieUNet(nn.Module):
             operations.Conv2d(channels, config.out_channels, 3, padding=1, **factory),
         )
 
+        self.down_temporal_blocks = self.mid_temporal_block = self.up_temporal_blocks = None
+        if config.architecture.temporal_convolutions:
+            self.down_temporal_blocks = nn.ModuleList(temporal_module(level) for level in range(len(widths)))
+            self.mid_temporal_block = temporal_module(len(widths) - 1)
+            self.up_temporal_blocks = nn.ModuleList(temporal_module(level) for level in reversed(range(len(widths))))
+
     def forward(
-        self, x, timesteps, context, num_frames: int, num_images: int = 0, control=None, transformer_options=None
-    ):
+        self, x, timesteps, context, num_frames: int, num_images: int = 0, noise_level=None, control=None,
+        transformer_options=None,
+    ):  # fmt: skip
         """Predict noise or velocity, as the model was trained to.
 
         Args:
-            x: (B * (F + M), in_channels, H, W) noisy latents; the frames of a clip are adjacent, its M images follow.
+            x: (B * (F + M), in_channels, H, W) noisy latents, in further channels conditions (interpolation: the clean
+                latent of each frame's source; super-resolution: the low-resolution frame, RGB in -1 .. 1, noised); the
+                frames of a clip are adjacent, its M images follow.
             timesteps: (B,) or one per frame, 0 .. 999, fractional ones too.
             context: text tokens (n, tokens, context_dim) with n = B (no images), B * (1 + M): each video's text
                 followed by its images', or one per frame.
             num_frames: F, one clip's frames (1 .. 128 were tried).
             num_images: M, images joined to each clip; they share all spatial layers, bypass temporal attention and
                 do not influence the video (joint image-video training, paper section 3.3).
+            noise_level: super-resolution only, how noisy the low-resolution frames are: whole numbers 0 .. 999
+                (trained to 350), (B,) or one per frame.
             control: ControlNet residuals as ComfyUI gives them, lists under "input", "middle" and "output".
             transformer_options: ComfyUI's patches and replacements.
 
@@ -108,21 +139,22 @@ class LaVieUNet(nn.Module):
         Raises:
             ValueError: naming what was expected and what came.
         """
-        rows = self._check(x, timesteps, context, num_frames, num_images)
+        rows = self._check(x, timesteps, context, num_frames, num_images, noise_level)
         clips = ClipLayout(rows, num_frames, rows * num_images)
         n, height, width = x.shape[0], x.shape[2], x.shape[3]
         if num_images:
             order = _videos_first(rows, num_frames, num_images, x.device)
             x = x[order]
-        if timesteps.shape[0] != n:
-            timesteps = timesteps.repeat_interleave(n // rows)
-        if num_images:
-            timesteps = timesteps[order]
+        order = order if num_images else None
+        timesteps = _per_frame(timesteps, n, order)
         text, image_text = _split_text(context, clips, num_images)
         options = {**(transformer_options or {}), "original_shape": list(x.shape), "transformer_index": 0}
-        cond = Condition(clips, text, FramePositions.of(num_frames, x.device), image_text, options)
+        positions = FramePositions.of(num_frames, x.device) if self.config.architecture.positions else None
+        cond = Condition(clips, text, positions, image_text, options)
 
         emb = self.time_embed(timestep_embedding(timesteps, self.config.block_channels[0]).to(x.dtype))
+        if noise_level is not None:
+            emb = emb + self.label_emb(_per_frame(noise_level, n, order).long()).to(emb.dtype)
         for patch in cond.patches("emb_patch"):
             emb = patch(emb, self.config.block_channels[0], options)
         h = x.contiguous(memory_format=torch.channels_last)
@@ -136,8 +168,11 @@ class LaVieUNet(nn.Module):
             skips.append(h)
             for patch in cond.patches("input_block_patch_after_skip"):
                 h = patch(h, options)
+            h = self._after_level(self.down_temporal_blocks, index, len(self.input_blocks), h, emb, cond)
         options["block"] = ("middle", 0)
         h = _add_control(self._run(self.middle_block, h, emb, cond), control, "middle")
+        if self.mid_temporal_block is not None:
+            h = cond.clips.videos_only(self.mid_temporal_block, h, emb)
         for patch in cond.patches("middle_block_after_patch"):
             seen = {"h": h, "x": x, "emb": emb, "context": context, "y": None, "timesteps": timesteps}
             h = patch({**seen, "transformer_options": options})["h"]
@@ -149,8 +184,17 @@ class LaVieUNet(nn.Module):
             h = torch.cat((h, skip), dim=1)
             del skip
             h = self._run(block, h, emb, cond, skips[-1].shape[-2:] if skips else (height, width))
+            h = self._after_level(self.up_temporal_blocks, index + 1, len(self.output_blocks) + 1, h, emb, cond)
         h = self.out[2](silu(clip_group_norm(self.out[0], h.to(x.dtype), clips)))
-        return h[order.argsort()] if num_images else h
+        return h if order is None else h[order.argsort()]
+
+    def _after_level(self, modules, index: int, count: int, h, emb, cond: Condition):
+        """The temporal module of the level that ends with block ``index`` of ``count``, if one does."""
+        blocks = self.config.layers_per_block + 1  # of a level, up- or down-sampler or stem included
+        ends = index > 0 and index % blocks == 0 or index == count - 1
+        if modules is None or not ends:
+            return h
+        return cond.clips.videos_only(modules[(index - 1) // blocks], h, emb)
 
     @staticmethod
     def _run(block, h, emb, cond: Condition, size=None):
@@ -166,7 +210,7 @@ class LaVieUNet(nn.Module):
                 h = layer(h)
         return h
 
-    def _check(self, x, timesteps, context, num_frames, num_images) -> int:
+    def _check(self, x, timesteps, context, num_frames, num_images, noise_level) -> int:
         """Return the number of rows (clips with their images), or raise."""
         config = self.config
         if x.ndim != 4 or x.shape[1] != config.in_channels:
@@ -186,10 +230,21 @@ class LaVieUNet(nn.Module):
             got = None if context is None else tuple(context.shape)
             raise ValueError(f"context must be (n, tokens, {config.context_dim}) with n in {batches}, got {got}")
         if context.shape[2] != config.context_dim:
-            raise ValueError(
-                f"the {config.stage} UNet reads text of width {config.context_dim}, got {context.shape[2]}: "
-                "the text encoder belongs to another model"
+            wanted, got = (
+                f"{width} wide" + (f" ({TEXT_ENCODERS[width]})" if width in TEXT_ENCODERS else "")
+                for width in (config.context_dim, context.shape[2])
             )
+            raise ValueError(
+                f"the {config.stage} UNet reads text {wanted}, got {got}: the text encoder belongs to another model"
+            )
+        if bool(config.architecture.noise_levels) != (noise_level is not None):
+            raise ValueError(
+                "the super_resolution UNet needs the noise level of its low-resolution frames"
+                if noise_level is None
+                else f"the {config.stage} UNet knows no noise_level; leave it out"
+            )
+        if noise_level is not None and noise_level.shape not in ((rows,), (x.shape[0],)):
+            raise ValueError(f"noise_level must be ({rows},) or ({x.shape[0]},), got {tuple(noise_level.shape)}")
         return rows
 
 
@@ -197,6 +252,12 @@ def _videos_first(rows: int, frames: int, images: int, device) -> torch.Tensor:
     """Permutation from rows of (frames, images) to all frames of all videos, then all images."""
     index = torch.arange(rows * (frames + images), device=device).view(rows, frames + images)
     return torch.cat((index[:, :frames].flatten(), index[:, frames:].flatten()))
+
+
+def _per_frame(values: torch.Tensor, count: int, order: torch.Tensor | None) -> torch.Tensor:
+    """(rows,) or (count,) -> (count,), permuted like the frames."""
+    values = values.repeat_interleave(count // values.shape[0])
+    return values if order is None else values[order]
 
 
 def _split_text(context, clips: ClipLayout, num_images: int):

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = 0x9E3779B97F4A7C15
+STAGE_NAMES = {"vsr": "super_resolution"}  # the reference's: ours
 ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 
 
@@ -66,6 +67,11 @@ def manifest(name: str) -> dict:
     return json.loads((DATA / "manifests" / f"{name}.json").read_text())
 
 
+def meta(shapes: dict) -> dict[str, torch.Tensor]:
+    """Tensors without content, one per name of a manifest."""
+    return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+
+
 class GoldenCase:
     """One case of tests/data: ``facts`` (its JSON), ``expected`` (its tensors), hashed inputs by name."""
 
@@ -87,7 +93,8 @@ class GoldenCase:
 
     def config(self) -> UNetConfig:
         published = self.facts["config"]
-        return UNetConfig.base(
+        return UNetConfig(
+            stage=STAGE_NAMES.get(self.facts["stage"], self.facts["stage"]),
             in_channels=published["in_channels"],
             out_channels=published["out_channels"],
             block_channels=published["block_out_channels"],
@@ -98,13 +105,13 @@ class GoldenCase:
         )
 
 
-def small_published_weights() -> dict[str, torch.Tensor]:
-    """The hashed checkpoint of the small base model under its published names, rotary tables left out."""
-    shapes = manifest("base_small")["state_dict"]
+def small_published_weights(stage: str = "base") -> dict[str, torch.Tensor]:
+    """The hashed checkpoint of a stage's small model under its published names, rotary tables left out."""
+    shapes = manifest(f"{stage}_small")["state_dict"]
     return {key: weight(key, shape) for key, shape in shapes.items() if not key.endswith("rotary_emb.freqs")}
 
 
 def small_unet(config: UNetConfig) -> LaVieUNet:
     unet = LaVieUNet(config).eval().requires_grad_(False)
-    unet.load_state_dict(convert_state_dict(small_published_weights(), config), strict=True)
+    unet.load_state_dict(convert_state_dict(small_published_weights(config.stage), config), strict=True)
     return unet

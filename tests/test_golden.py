@@ -1,4 +1,4 @@
-"""The base UNet computes what the reference computes: outputs, activations on the way, single modules, small parts."""
+"""The UNets compute what the reference computes: outputs, activations on the way, single modules, small parts."""
 
 import functools
 import json
@@ -13,25 +13,36 @@ from comfyui_lavie.lavie_models.positions import (
     rotary_frequencies,
     timestep_embedding,
 )
-from comfyui_lavie.lavie_models.resnet import ClipLayout, ResBlock, clip_group_norm
+from comfyui_lavie.lavie_models.resnet import ClipLayout, ResBlock, TemporalModule, clip_group_norm
 from comfyui_lavie.lavie_models.transformer import Condition, SpatialTransformer
 from comfyui_lavie.tests import hashed
 from comfyui_lavie.tests.hashed import DATA, GoldenCase
 from einops import rearrange
 
-FORWARD_CASES = ("base_forward", "base_forward_oddsize", "base_single_frame")
-MODULES = {  # published name in base_modules_small_input: ours
-    "down_blocks.0.resnets.0": "input_blocks.1.0",
-    "down_blocks.1.attentions.0": "input_blocks.4.1",
-    "mid_block.attentions.0": "middle_block.1",
-    "up_blocks.3.resnets.2": "output_blocks.11.0",
-    "conv_norm_out": "out.0",
+FORWARD_CASES = ("base_forward", "base_forward_oddsize", "base_single_frame", "interpolation_forward", "vsr_forward")
+MODULES = {  # golden case: {published name: ours}
+    "base_modules_small_input": {
+        "down_blocks.0.resnets.0": "input_blocks.1.0",
+        "down_blocks.1.attentions.0": "input_blocks.4.1",
+        "mid_block.attentions.0": "middle_block.1",
+        "up_blocks.3.resnets.2": "output_blocks.11.0",
+        "conv_norm_out": "out.0",
+    },
+    "vsr_modules_small_input": {
+        "down_blocks.0.resnets.0": "input_blocks.1.0",
+        "down_temporal_blocks.0": "down_temporal_blocks.0",
+        "down_blocks.1.attentions.0": "input_blocks.4.1",
+        "up_blocks.0.attentions.0": "output_blocks.0.1",
+        "conv_norm_out": "out.0",
+    },
 }
+MODULES["interpolation_modules_small_input"] = MODULES["base_modules_small_input"]
 
 
-@pytest.fixture(scope="module")
-def unet():
-    return hashed.small_unet(GoldenCase("base_forward").config())
+@functools.cache
+def unet_of(name):
+    """The hashed UNet of a golden case's stage."""
+    return hashed.small_unet(case(name).config())
 
 
 @functools.cache
@@ -53,9 +64,15 @@ def watched_modules(config):
     modules = {"time_embedding": "time_embed", "conv_in": "input_blocks.0.0", "mid_block": "middle_block.2"}
     for level in range(levels):
         last = level == levels - 1  # the others end with a down-sampler, an input block of its own
-        modules[f"down_blocks.{level}"] = f"input_blocks.{(level + 1) * blocks - last}.0"
+        top = f"input_blocks.{(level + 1) * blocks - last}"
+        # the last level of super-resolution ends with a transformer
+        modules[f"down_blocks.{level}"] = f"{top}.{int(last and config.attention_levels[level])}"
         upsampled, attention = not last, config.attention_levels[levels - 1 - level]
         modules[f"up_blocks.{level}"] = f"output_blocks.{(level + 1) * blocks - 1}.{attention + upsampled}"
+        if config.architecture.temporal_convolutions:
+            modules.update({name: name for way in ("down", "up") if (name := f"{way}_temporal_blocks.{level}")})
+    if config.architecture.temporal_convolutions:
+        modules.update({"mid_temporal_block": "mid_temporal_block", "class_embedding": "label_emb"})
     return modules
 
 
@@ -63,6 +80,9 @@ def forward(unet, golden, keep=None):
     """The output of a forward case, in our layout; ``keep`` collects activations by golden name."""
     x, text = golden.input("sample"), golden.input("encoder_hidden_states")
     timesteps = torch.tensor(golden.facts["timestep"]).reshape(-1)
+    noise_level = None
+    if "class_labels" in golden.facts:
+        x, noise_level = torch.cat((x, golden.input("low_res")), dim=1), torch.tensor(golden.facts["class_labels"])
     hooks = []
     if keep is not None:
         for name, module in watched_modules(unet.config).items():
@@ -70,7 +90,7 @@ def forward(unet, golden, keep=None):
             hooks.append(unet.get_submodule(module).register_forward_hook(hook))
     try:
         with torch.no_grad():
-            return unet(to_frames(x), timesteps, text, num_frames=x.shape[2])
+            return unet(to_frames(x), timesteps, text, num_frames=x.shape[2], noise_level=noise_level)
     finally:
         for hook in hooks:
             hook.remove()
@@ -127,40 +147,44 @@ def test_relative_position_bias(frames):
 
 
 @pytest.mark.parametrize("name", FORWARD_CASES)
-def test_forward_and_activations(unet, name):
-    golden, kept = case(name), {}
+def test_forward_and_activations(name):
+    golden, unet, kept = case(name), unet_of(name), {}
     clips, frames = golden.input("sample").shape[0], golden.input("sample").shape[2]
     out = forward(unet, golden, kept)
     expected = {key.removeprefix("act/") for key in golden.expected if key.startswith("act/")}
     assert set(kept) == expected
-    embedding = kept.pop("time_embedding")
-    for index in range(frames):  # every frame carries its clip's embedding
-        golden.assert_close(embedding[index::frames], "act/time_embedding")
+    for key in {"time_embedding", "class_embedding"} & set(kept):
+        embedding = kept.pop(key)
+        for index in range(frames):  # every frame carries its clip's embedding
+            golden.assert_close(embedding[index::frames], f"act/{key}")
     for key, value in kept.items():
         golden.assert_close(to_clips(value, clips), f"act/{key}")
     golden.assert_close(to_clips(out, clips), "output")
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_single_modules_on_small_inputs(unet, name):
-    golden = case("base_modules_small_input")
-    module, x = unet.get_submodule(MODULES[name]), golden.input(name)
+@pytest.mark.parametrize(("file", "name"), [(file, name) for file, names in MODULES.items() for name in names])
+def test_single_modules_on_small_inputs(file, name):
+    golden, unet = case(file), unet_of(file)
+    module, x = unet.get_submodule(MODULES[file][name]), golden.input(name)
     clips, frames = x.shape[0], x.shape[2]
     layout = ClipLayout(clips, frames)
     with torch.no_grad():
-        if isinstance(module, ResBlock):
-            out = module(to_frames(x), golden.input("temb").repeat_interleave(frames, 0), layout)
+        if isinstance(module, ResBlock | TemporalModule):
+            embedding = golden.input("temb").repeat_interleave(frames, 0)
+            first = isinstance(module, TemporalModule)  # called with the layout in front
+            out = module(layout, to_frames(x), embedding) if first else module(to_frames(x), embedding, layout)
         elif isinstance(module, SpatialTransformer):
             text = golden.input("encoder_hidden_states")
             options = {"block": ("input", 0), "transformer_index": 0}
-            out = module(to_frames(x), Condition(layout, text, FramePositions.of(frames), options=options))
+            positions = FramePositions.of(frames) if unet.config.architecture.positions else None
+            out = module(to_frames(x), Condition(layout, text, positions, options=options))
         else:
             out = clip_group_norm(module, to_frames(x), layout)
     golden.assert_close(to_clips(out, clips), f"out/{name}")
 
 
-def test_two_clips_equal_each_alone(unet):
-    golden = case("base_forward")
+def test_two_clips_equal_each_alone():
+    golden, unet = case("base_forward"), unet_of("base_forward")
     x, text = to_frames(golden.input("sample")), golden.input("encoder_hidden_states")
     timesteps = torch.tensor(golden.facts["timestep"])
     with torch.no_grad():
