@@ -1,0 +1,12 @@
+"""Where items come from: folders, lists, shards, and the generated shapes.
+
+Contract: `scan` walks a source and yields, in a stable order, an `Entry` for each video or image that it names and a
+`Skipped` for each thing that it cannot use; it does not look inside media. `probe` does. `read_frames` gives the pixels
+of an item again, from the item alone.
+"""
+
+from .base import Entry, probe, read_frames
+from .scan import check_source, scan
+from .synthetic import shapes
+
+__all__ = ["Entry", "check_source", "probe", "read_frames", "scan", "shapes"]
