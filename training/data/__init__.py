@@ -3,11 +3,12 @@
 from .batches import RawBatch, TrainingData
 from .catalogue import Catalogue, Item, Skipped
 from .errors import DataError
+from .pixels import render
 from .plan import Draw
 from .prefetch import prefetch
 from .settings import Bucket, DataSettings
 
 __all__ = [
     "Bucket", "Catalogue", "DataError", "DataSettings", "Draw", "Item", "RawBatch", "Skipped", "TrainingData",
-    "prefetch",
+    "prefetch", "render",
 ]  # fmt: skip

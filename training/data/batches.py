@@ -58,14 +58,18 @@ class TrainingData:
         self.unused = self._unused()
         self._say_unused()
 
+    def bucket(self, seed: int, step: int) -> Bucket:
+        """The bucket that a step takes."""
+        return self.settings.buckets[pick_bucket(self.settings.buckets, seed, step)]
+
     def plan(self, seed: int, step: int, rank: int = 0, world: int = 1) -> list[Draw]:
         """The draws of a rank's rows, row by row: the clip, then its images. All ranks' plans joined are `world=1`'s.
 
         Raises DataError if the bucket's rows cannot be shared equally.
         """
+        self.check_world(world)
         number = pick_bucket(self.settings.buckets, seed, step)
         bucket = self.settings.buckets[number]
-        self.check_world(world)
         share = bucket.rows // world
         draws = []
         for row in range(rank * share, (rank + 1) * share):
@@ -78,7 +82,7 @@ class TrainingData:
     def batch(self, seed: int, step: int, rank: int = 0, world: int = 1) -> RawBatch:
         """Read what `plan` says. Raises DataError naming the item if a file cannot be read."""
         draws = self.plan(seed, step, rank, world)
-        bucket = self.settings.buckets[pick_bucket(self.settings.buckets, seed, step)]
+        bucket = self.bucket(seed, step)
         per_row = 1 + self.settings.images
         pixels = [render(one) for one in draws]
         rows = [np.concatenate(pixels[i : i + per_row]) for i in range(0, len(pixels), per_row)]

@@ -46,7 +46,7 @@ class Item:
     def identity(self) -> str:
         """12 hexadecimal digits that change when the file does, not when it is moved or captioned anew."""
         facts = {name: value for name, value in self.locator.items() if name != "path"}
-        return _digest([facts, self.frames, self.fps, self.width, self.height])[:12]
+        return digest([facts, self.frames, self.fps, self.width, self.height])[:12]
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,10 @@ class Catalogue:
     @cached_property
     def fingerprint(self) -> str:
         """64 hexadecimal digits that name this set of items."""
-        digest = hashlib.sha256()
+        whole = hashlib.sha256()
         for item in self.items:
-            digest.update(_digest([item.key, item.kind, item.caption, item.identity]).encode())
-        return digest.hexdigest()
+            whole.update(digest([item.key, item.kind, item.caption, item.identity]).encode())
+        return whole.hexdigest()
 
     def save(self, folder: str | Path) -> None:
         """Write the folder; the file that makes it valid comes last."""
@@ -147,7 +147,7 @@ class Catalogue:
                 if item.kind == kind:
                     groups.setdefault(item.key.split("#")[0], []).append(item.key)
             kept = 0
-            for name in sorted(groups, key=_digest):
+            for name in sorted(groups, key=digest):
                 if kept >= heldout:
                     break
                 apart.update(groups[name])
@@ -173,5 +173,6 @@ def _lines(path: Path) -> Iterable[dict]:
         yield from map(json.loads, file)
 
 
-def _digest(value) -> str:
+def digest(value) -> str:
+    """SHA-256 of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from ..catalogue import Skipped
@@ -37,7 +37,8 @@ def scan_table(path: Path) -> Iterator[Entry | Skipped]:
 def read_captions(path: Path) -> dict[str, str]:
     """Captions by path as written, of a list that only captions files."""
     columns = _columns(path, next(_rows(path), {}))
-    return {str(row[columns[0]]).strip(): clean(row[columns[1]]) for row in _rows(path) if row[columns[0]]}
+    rows = ((str(row[columns[0]] or "").strip(), clean(row[columns[1]])) for row in _rows(path))
+    return {PurePath(name).as_posix(): caption for name, caption in rows if name}
 
 
 def _entry(listed_in: Path, key: str, name: str, caption: str, row: dict[str, Any]) -> Entry | Skipped:
