@@ -110,7 +110,8 @@ def export_lora(
     for part, name, (down, up) in layers:
         if naming == "kohya":
             key = f"{'lora_unet' if part == 'unet' else 'lora_te'}_{name.replace('.', '_')}"
-            tensors |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(alpha)}
+            tensors |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}
+            tensors[f"{key}.alpha"] = torch.tensor(float(alpha))
         else:
             key = f"{part}.{_diffusers_layer(part, name)}"
             tensors |= {f"{key}.down.weight": down, f"{key}.up.weight": up * (alpha / down.shape[0])}

@@ -1,14 +1,16 @@
-"""Recipes on disk: TOML to `Recipe`, with all complaints at once."""
+"""Recipes on disk: TOML to `Recipe` with all complaints at once, and the copy that a run keeps of its own."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 import typing
 from pathlib import Path
 from typing import Literal
 
 from .config import Recipe
+from .errors import TrainingError
 
 try:
     import tomllib
@@ -16,9 +18,10 @@ except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
 RECIPES = Path(__file__).with_name("recipes")
+RUN_RECIPE = "recipe.json"
 
 
-class RecipeError(ValueError):
+class RecipeError(TrainingError):
     """A recipe that cannot be used; the message lists every reason."""
 
 
@@ -45,6 +48,30 @@ def read_recipe(name: str | Path, changes: list[str] | tuple[str, ...] = ()) -> 
     if problems:
         raise RecipeError("\n  ".join([f"{path} cannot be used:", *problems]))
     return recipe
+
+
+def save_recipe(recipe: Recipe, folder: Path) -> None:
+    """Write the run's recipe, every default filled in, into its folder."""
+    values = _without_none(dataclasses.asdict(recipe))
+    (folder / RUN_RECIPE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def recipe_of_run(folder: str | Path) -> Recipe:
+    """What `save_recipe` wrote. Raises RecipeError where the folder is no run's, or another version's."""
+    path = Path(folder) / RUN_RECIPE
+    if not path.is_file():
+        raise RecipeError(f"{folder} is no run of ours: it has no {RUN_RECIPE}")
+    problems: list[str] = []
+    recipe = _read(Recipe, json.loads(path.read_text(encoding="utf-8")), "", problems)
+    if problems:
+        raise RecipeError("\n  ".join([f"{path} comes from another version:", *problems]))
+    return recipe
+
+
+def _without_none(value):
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _apply(change: str, table: dict) -> str | None:

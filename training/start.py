@@ -3,7 +3,7 @@
 Contract: `starting_unet` gives a UNet on the CPU in float32 whose every weight is known: read, or the fresh
 initialisation that the recipe's seed draws. Temporal layers that the source lacks begin without effect, so an inflated
 image model computes what it did frame by frame; input channels beyond the source's begin at zero. What cannot be used
-raises ValueError naming the file, what it is and what to do.
+raises TrainingError naming the file, what it is and what to do.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from ..lavie_models.identify import STAGES, detect_config, identify, unet_prefix
 from ..lavie_models.key_names import FREQUENCIES, module_names, rename
 from ..lavie_models.unet import is_temporal
 from .config import Recipe
+from .errors import TrainingError
 from .files import file_digest, required
 from .recipe_file import recipe_of_run
 from .state import Checkpoints
 
 STEM = "input_blocks.0.0.weight"
 IMAGE_MODELS = ("sd_checkpoint", "sd_unet")
-UNET_FILES = ("unet/diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors")  # in a diffusers folder
+UNET_FILES = ("unet/diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors")  # of diffusers
 WHERE = {
     "base": "lavie_base.pt (Hugging Face, YaohuiW/LaVie) or any Stable Diffusion 1.x checkpoint",
     "interpolation": "lavie_base.pt (Hugging Face, YaohuiW/LaVie), or lavie_interpolation.pt to go on from there",
@@ -69,22 +70,22 @@ def read_source(recipe: Recipe) -> Source:
     if path.is_dir():
         found = next((path / name for name in UNET_FILES if (path / name).is_file()), None)
         if found is None:
-            raise ValueError(f"model.start: {path} is neither a run of ours nor a diffusers folder ({UNET_FILES[0]})")
+            raise TrainingError(f"model.start: {path} is neither a run of ours nor a diffusers folder ({UNET_FILES[0]})")
         path = found
     state_dict, metadata = load_checkpoint(path)
     kind = identify(state_dict, metadata)
     if kind not in (*STAGES, *IMAGE_MODELS):
-        raise ValueError(f"model.start: {path} is no UNet (it looks like: {kind}); wanted: {WHERE[recipe.model.stage]}")
+        raise TrainingError(f"model.start: {path} is no UNet (it looks like: {kind}); wanted: {WHERE[recipe.model.stage]}")
     config = detect_config(state_dict, metadata)[0] if kind in STAGES else recipe.unet_config()
     return Source(_our_names(state_dict, config), config, kind, file_digest(path), str(path))
 
 
 def read_run(folder: Path) -> Source:
-    """The averaged weights of an earlier run, joined with those it kept frozen; raises ValueError for a LoRA run."""
+    """The averaged weights of an earlier run, joined with those it kept frozen; raises TrainingError for a LoRA run."""
     state = Checkpoints(folder).load()
     recipe = recipe_of_run(folder)
     if recipe.lora:
-        raise ValueError(f"model.start: {folder} trained a LoRA, which is no model to start from")
+        raise TrainingError(f"model.start: {folder} trained a LoRA, which is no model to start from")
     config = UNetConfig.from_dict(json.loads(state["settings"]["config"]))
     trained = {key.removeprefix("unet."): value for key, value in (state["average"] or state["model"]).items()}
     if len(trained) < len(LaVieUNet(config, device="meta").state_dict()):
@@ -109,7 +110,7 @@ def _target_config(recipe: Recipe, source: Source) -> UNetConfig:
     named = {key: getattr(wanted, key) for key in recipe.model.config}
     other = {key: getattr(config, key) for key, value in named.items() if getattr(config, key) != value}
     if other:
-        raise ValueError(f"model.config asks for {named}, but {source.name} has {other}; leave these sizes out")
+        raise TrainingError(f"model.config asks for {named}, but {source.name} has {other}; leave these sizes out")
     return config
 
 
@@ -128,7 +129,7 @@ def _fit(source: Source, unet: LaVieUNet) -> dict[str, torch.Tensor]:
     wrong = [key for key, value in fresh.items() if key in weights and weights[key].shape != value.shape]
     if unknown or lost or wrong:
         shapes = [f"{key} {tuple(weights[key].shape)} for {tuple(fresh[key].shape)}" for key in wrong[:3]]
-        raise ValueError(
+        raise TrainingError(
             f"model.start: {source.name} does not fit a {unet.config.stage} UNet; unknown: {unknown[:3]}, missing: "
             f"{lost[:3]}, of another shape: {shapes}. Wanted: {WHERE[unet.config.stage]}; other sizes go into "
             "[model.config]"

@@ -16,15 +16,17 @@ from typing import Any
 
 import torch
 
+from .errors import TrainingError
+
 NAME = re.compile(r"step-(\d+)\.([0-9a-f]{16})\.ckpt")
 log = logging.getLogger(__name__)
 
 
-class CheckpointWriteError(OSError):
+class CheckpointWriteError(TrainingError):
     """A checkpoint could not be written; the earlier ones are intact."""
 
 
-class OtherRunError(ValueError):
+class OtherRunError(TrainingError):
     """A folder's checkpoints belong to a run with other settings."""
 
 
@@ -109,7 +111,7 @@ class Checkpoints:
 
         Raises:
             OtherRunError: the state belongs to a run with other settings; going on would mix two trainings.
-            ValueError: there are checkpoints, all of them damaged.
+            TrainingError: there are checkpoints, all of them damaged.
         """
         files = self.files()
         for path in reversed(files):
@@ -120,7 +122,7 @@ class Checkpoints:
             _check_settings(path, state["settings"], settings)
             return state
         if files:
-            raise ValueError(f"all checkpoints in {self.folder} are damaged; delete them to start again from nothing")
+            raise TrainingError(f"all checkpoints in {self.folder} are damaged; delete them to start again from nothing")
         return None
 
 

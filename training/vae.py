@@ -189,22 +189,27 @@ def export(model: NanoAutoencoder, path: Path, **metadata: str) -> None:
 
 
 class NanoVAE:
-    """Pixels to diffusion's latents and back."""
+    """Pixels to diffusion's latents and back; ``factor``: pixels per latent along each side."""
+
+    factor = NanoAutoencoder.DOWNSCALE
 
     def __init__(self, model: NanoAutoencoder):
         self.model = model
-        self.dtype = model.from_latent.weight.dtype
+
+    def to(self, device) -> NanoVAE:
+        self.model.to(device)
+        return self
 
     @torch.no_grad()
     def encode(self, frames: np.ndarray | torch.Tensor) -> torch.Tensor:
         """uint8 (N, H, W, 3) -> (N, 4, H/8, W/8), already times SCALE."""
-        return self.model.encode(to_model(frames).to(self.dtype)) * SCALE
+        return self.model.encode(to_model(frames).to(self.model.from_latent.weight)) * SCALE
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """(N, 4, h, w) times SCALE -> uint8 (N, 8h, 8w, 3)."""
-        images = self.model.decode(latents.to(self.dtype) / SCALE)
-        return (images.float().clamp(-1, 1) * 127.5 + 127.5).round().byte().permute(0, 2, 3, 1)
+        """(N, 4, h, w) times SCALE -> uint8 (N, 8h, 8w, 3) on the CPU."""
+        images = self.model.decode(latents.to(self.model.from_latent.weight) / SCALE).float().cpu()
+        return (images.clamp(-1, 1) * 127.5 + 127.5).round().byte().permute(0, 2, 3, 1)
 
 
 def load_vae(path: str | Path, dtype: torch.dtype = torch.float32) -> NanoVAE:
