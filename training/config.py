@@ -283,6 +283,8 @@ class Recipe:
             (self.lora is not None and model.start == "random", "lora needs a trained model: set model.start"),
             (self.run.parallel == "fsdp" and self.optimizer.name == "adamw8bit", "8-bit states cannot be shared out: "
              "use either run.parallel = fsdp or optimizer.name = adamw8bit"),
+            (self.run.parallel == "fsdp" and self.run.precision == "fp16", "run.parallel = fsdp knows no loss scaling: "
+             "use run.precision = bf16"),
             (self.run.decay > self.run.steps, f"run.decay {self.run.decay} is longer than run.steps {self.run.steps}"),
             (bool(uneven), f"rows of data.buckets must divide by run.accumulate = {self.run.accumulate}, got {uneven}"),
             (watched and not self.validation.heldout, "validation.heldout is 0, but validation or samples want "

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, FullyShardedDataParallelPlugin, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from tqdm import tqdm
 
 from .config import Recipe
@@ -27,9 +27,9 @@ from .data.prefetch import ordered_map
 from .inputs import Inputs, Share
 from .objective import snr_weights, total_loss
 from .recipe_file import save_recipe
-from .shards import full, full_optimizer_state, load_full, load_full_optimizer_state
+from .shards import full, full_optimizer_state, load_full, load_full_optimizer_state, shard
 from .state import Checkpoints
-from .trainee import Average, Trainee, make_optimizer, trained
+from .trainee import BLOCKS, Average, Trainee, make_optimizer, trained
 from .watch import Watch
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ class Training:
             torch.set_num_threads(run.threads)
         self.accelerator = make_accelerator(recipe)
         self.main = self.accelerator.is_main_process
+        if not self.main:
+            logging.getLogger().setLevel(logging.WARNING)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         catalogue = Catalogue.load_all(recipe.data.catalogues)
         learn, heldout = catalogue.split(recipe.validation.heldout)
@@ -56,13 +58,17 @@ class Training:
             "config": json.dumps(self.config.to_dict()), "data": catalogue.fingerprint, "start": trainee.source,
             "text": self.inputs.text_digest, "vae": self.inputs.vae_digest,
         }  # fmt: skip
+        self.sharded = run.parallel == "fsdp" and self.world > 1
+        if self.sharded:
+            shard(trainee, BLOCKS)
         groups = [{"params": [], "lr": 0.0, "share": 1.0}]
         if trainee.text_lora is not None:
             groups.append({"params": list(trainee.text_lora.parameters()), "lr": 0.0, "share": recipe.lora.text_lr})
         apart = {id(parameter) for group in groups for parameter in group["params"]}
         groups[0]["params"] = [p for p in trained(trainee).values() if id(p) not in apart]
-        self.trainee, self.optimizer = self.accelerator.prepare(trainee, make_optimizer(recipe.optimizer, groups))
-        self.plain = self.accelerator.unwrap_model(self.trainee)
+        self.plain = trainee
+        self.trainee = trainee if self.sharded else self.accelerator.prepare(trainee)
+        self.optimizer = self.accelerator.prepare(make_optimizer(recipe.optimizer, groups))
         self.parameters = trained(self.plain)
         self.average = Average(self.parameters, recipe.optimizer.ema) if recipe.optimizer.ema else None
         self.step = 0
@@ -122,14 +128,15 @@ class Training:
         seen = []
         for part in range(parts):
             rows = slice(part * size, (part + 1) * size)
-            last = part == parts - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.trainee):
+            with self._synchronised(part == parts - 1), self.accelerator.autocast():
                 losses = self.trainee(batch.rows(rows.start, rows.stop))
                 loss = total_loss(losses, weights[rows], recipe.objective.image_weight)
+            with self._synchronised(part == parts - 1):
                 self.accelerator.backward(loss.mean() / parts)
             seen.append(torch.cat((losses.detach(), loss.detach()[:, None]), dim=1))
         table = self.accelerator.gather(torch.cat(seen)).double().cpu()  # (rows of the global batch, 3)
-        norm = float(self.accelerator.clip_grad_norm_(list(self.trainee.parameters()), recipe.optimizer.clip))
+        norm = self.accelerator.clip_grad_norm_(list(self.parameters.values()), recipe.optimizer.clip)
+        norm = full({"norm": norm})["norm"].item()
         scaled = self.accelerator.scaler is not None  # fp16: the scaler skips what overflows
         if not table.isfinite().all() or not (scaled or math.isfinite(norm)):
             self._stop(share, batch.timesteps, table[:, 2], norm)
@@ -143,6 +150,12 @@ class Training:
         self.step += 1
         video, images, total = table.mean(0).tolist()
         return {"step": self.step, "loss": total, "video": video, "images": images, "lr": rate, "grad_norm": norm}
+
+    def _synchronised(self, last: bool):
+        """A context for one part of a batch: processes exchange gradients in the last one only."""
+        if self.sharded:
+            self.trainee.set_requires_gradient_sync(last)
+        return nullcontext() if last or self.sharded else self.accelerator.no_sync(self.trainee)
 
     def _stop(self, share: Share, timesteps: torch.Tensor, losses: torch.Tensor, norm: float) -> None:
         """Save the state, which is the one before this step, and raise with the names of what was in the batch."""
@@ -239,12 +252,7 @@ class Metrics:
 def make_accelerator(recipe: Recipe) -> Accelerator:
     """For the processes that `accelerate launch` or torchrun started, or for this one alone."""
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    options = {"mixed_precision": recipe.run.precision, "kwargs_handlers": [ddp]}
-    if recipe.run.parallel == "fsdp":
-        options["fsdp_plugin"] = FullyShardedDataParallelPlugin(
-            fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False,
-            transformer_cls_names_to_wrap=["ResBlock", "SpatialTransformer", "TemporalModule"],
-        )  # fmt: skip
-    return Accelerator(**options)
+    cpu = not torch.accelerator.is_available()  # said aloud: accelerate joins CPU processes only then
+    return Accelerator(mixed_precision=recipe.run.precision, kwargs_handlers=[ddp], cpu=cpu)
 
 

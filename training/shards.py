@@ -1,11 +1,26 @@
-"""Whole tensors out of sharded ones and back, so that checkpoints are the same however many processes write them."""
+"""Parameters shared out over processes (FSDP2), and whole tensors out of shards and back for checkpoints.
+
+Contract: checkpoints hold whole tensors, so they do not depend on how many processes write or read them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import torch
+from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def shard(module: nn.Module, blocks: tuple[type, ...]) -> None:
+    """Share parameters, gradients and states out over all processes; each of ``blocks`` is gathered when it is used."""
+    for child in module.modules():
+        if isinstance(child, blocks):
+            fully_shard(child)
+    for child in module.children():
+        fully_shard(child)  # sampling calls the UNet by itself
+    fully_shard(module)
 
 
 def full(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -46,7 +61,7 @@ def load_full_optimizer_state(optimizer, state: dict) -> None:
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    tensor = tensor.detach()
+    tensor = tensor.detach()  # the same storage where it is whole and on the CPU
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu().clone()
 
 

@@ -48,7 +48,8 @@ class Trainee(nn.Module):
         device = torch.device(device)
         self.prediction, lora = recipe.model.prediction, recipe.lora
         unet, self.source = starting_unet(recipe, eager_attention if device.type == "cpu" else None)
-        self.unet = unet.to(memory_format=torch.channels_last)
+        whole = recipe.run.parallel == "ddp"  # shards are made of contiguous float32 tensors
+        self.unet = unet.to(memory_format=torch.channels_last) if whole else unet
         self.text = text_model if lora and lora.text_encoder else None
         self.unet_lora = self.text_lora = None
         if lora:
@@ -60,7 +61,7 @@ class Trainee(nn.Module):
         if recipe.run.gradient_checkpointing:
             checkpoint_blocks(self.unet)
         self.register_buffer("alphas", alphas_cumprod(), persistent=False)
-        if recipe.run.parallel == "ddp":
+        if whole:
             for parameter in self.unet.parameters():
                 if not parameter.requires_grad:
                     parameter.data = parameter.data.to(PRECISIONS[recipe.run.precision])
