@@ -163,12 +163,14 @@ class SampleSettings:
     """Videos of the averaged weights ``every`` steps (0: never), into the run's folder and TensorBoard.
 
     Without ``prompts``, the captions of ``count`` held-out clips, which also give their conditions (first frame, frames
-    to interpolate, low-resolution frames). Size and frames are those of the first bucket.
+    to interpolate, low-resolution frames). The size is that of the first bucket, and so are the ``frames`` where they
+    are 0.
     """
 
     every: int = 0
     prompts: tuple[str, ...] = ()
     count: int = 4
+    frames: int = 0
     steps: int = 25
     guidance: float = 7.5
     seed: int = 0
@@ -233,6 +235,7 @@ class Recipe:
                 ("optimizer.weight_decay", optimizer.weight_decay), ("run.decay", run.decay), ("run.seed", run.seed),
                 ("run.threads", run.threads), ("validation.every", self.validation.every),
                 ("validation.heldout", self.validation.heldout), ("samples.every", self.samples.every),
+                ("samples.frames", self.samples.frames),
             )),
             *((value < 1, f"{name}: expected 1 or more, got {value}") for name, value in (
                 ("run.steps", run.steps), ("run.accumulate", run.accumulate), ("run.save_every", run.save_every),

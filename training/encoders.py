@@ -161,7 +161,7 @@ def _vae_of(weights: dict[str, torch.Tensor], path: Path):
     while f"{block}.0.{conv}.{layers}.conv1.weight" in weights:
         layers += 1
     if len(widths) not in SCALES:
-        raise TrainingError(f"{path} is a VAE of {len(widths)} levels; expected 4 (Stable Diffusion) or 3 (x4-upscaler)")
+        raise TrainingError(f"{path} is a VAE of {len(widths)} levels; expected 4, or the x4-upscaler's 3")
     count = len(widths)
     config = {
         "block_out_channels": tuple(widths), "layers_per_block": layers,

@@ -133,10 +133,10 @@ class Inputs:
         latents = self._latents(share)
         shape = tuple(latents.shape[1:])
         noise = torch.from_numpy(np.stack([rng.standard_normal(shape, np.float32) for rng in rngs]))
+        frames, images = (shape[0] - share.num_images, share.num_images) if self.recipe.data.video else (0, 1)
         batch = Batch(
             latents, noise.to(self.device), timesteps.to(self.device),
-            self.texts.tokens(captions) if self.learns_text else self.texts(captions),
-            shape[0] - share.num_images, share.num_images,
+            self.texts.tokens(captions) if self.learns_text else self.texts(captions), frames, images,
         )  # fmt: skip
         return self._with_condition(batch, share, rngs, drop)
 

@@ -130,7 +130,7 @@ class Training:
             rows = slice(part * size, (part + 1) * size)
             with self._synchronised(part == parts - 1), self.accelerator.autocast():
                 losses = self.trainee(batch.rows(rows.start, rows.stop))
-                loss = total_loss(losses, weights[rows], recipe.objective.image_weight)
+                loss = total_loss(losses, weights[rows], recipe.objective.image_weight if recipe.data.video else 1.0)
             with self._synchronised(part == parts - 1):
                 self.accelerator.backward(loss.mean() / parts)
             seen.append(torch.cat((losses.detach(), loss.detach()[:, None]), dim=1))

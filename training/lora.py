@@ -55,20 +55,12 @@ class LoRA(nn.Module):
 
     def __init__(self, model: nn.Module, names: list[str], rank: int, alpha: float):
         super().__init__()
-        self.rank, self.alpha = rank, alpha
         self.layers = nn.ModuleDict()
         for name in names:
             layer = model.get_submodule(name)
             adapter = LoRALayer(layer, rank, alpha)
             self.layers[name.replace(".", "/")] = adapter  # dots are not allowed in a ModuleDict
             layer.register_forward_hook(lambda _layer, inputs, out, adapter=adapter: out + adapter(inputs[0]))
-
-    def weights(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """{layer name: (down, up)} on the CPU."""
-        return {
-            key.replace("/", "."): (layer.down.weight.detach().cpu(), layer.up.weight.detach().cpu())
-            for key, layer in self.layers.items()
-        }
 
 
 def unet_layers(unet: LaVieUNet, targets: tuple[str, ...]) -> list[str]:
@@ -87,6 +79,16 @@ def text_layers(model: nn.Module) -> list[str]:
     return [name for name, _ in model.named_modules() if re.search(TEXT_TARGETS, name)]
 
 
+def pairs(state: dict[str, torch.Tensor], part: str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """{layer name: (down, up)} from the parameters of a `LoRA` that is called ``part`` in ``state``."""
+    found = [re.fullmatch(rf"{part}\.layers\.(.+)\.down\.weight", key) for key in state]
+    keys = [match[1] for match in found if match]
+    return {
+        key.replace("/", "."): tuple(state[f"{part}.layers.{key}.{side}.weight"] for side in ("down", "up"))
+        for key in keys
+    }
+
+
 def export_lora(
     unet: dict[str, tuple[torch.Tensor, torch.Tensor]],
     text: dict[str, tuple[torch.Tensor, torch.Tensor]],
@@ -97,7 +99,7 @@ def export_lora(
     """Tensors of a LoRA file.
 
     Args:
-        unet, text: as `LoRA.weights` gives them, {} where there is none.
+        unet, text: as `pairs` gives them, {} where there is none.
         config: of the UNet, from which the diffusers names of its layers follow.
         naming: "kohya" (``lora_unet_..., lora_te_...`` with an alpha per layer) or "diffusers" (``unet....``,
             ``text_encoder....``, alpha multiplied in). The latter writes attention layers as attention processors,

@@ -11,12 +11,12 @@ from ..lavie_models.schedule import add_noise, target
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows of one clip of F frames and M images, each with its own caption.
+    """B rows of one clip of F frames and M images, each with its own caption; F = 0 for rows of images alone.
 
     Attributes:
         latents, noise: (B, F + M, 4, h, w), the clip first. timesteps: (B,), shared by a row.
-        text: encoded captions (B * (1 + M), tokens, width), a clip's followed by its images'; or their token numbers
-            (B * (1 + M), tokens) where the text encoder learns too.
+        text: encoded captions (n, tokens, width), row by row a clip's followed by its images'; or their token numbers
+            (n, tokens) where the text encoder learns too.
         num_frames: F. num_images: M.
         condition: (B, F + M, C, h, w) for the UNet's further input channels. noise_level: (B,) of the low-resolution
             frames among them (super-resolution).
@@ -33,7 +33,7 @@ class Batch:
 
     def rows(self, start: int, stop: int) -> Batch:
         """Some of the rows."""
-        per_row = 1 + self.num_images
+        per_row = (self.num_frames > 0) + self.num_images
         cut = {
             f.name: value[start:stop]
             for f in fields(self)
@@ -43,8 +43,16 @@ class Batch:
 
 
 def denoise(unet, noisy, batch: Batch, context) -> torch.Tensor:
-    """The network's output for noisy latents of a batch's rows, in their shape, float32."""
+    """The network's output for noisy latents of a batch's rows, in their shape, float32.
+
+    Images alone go beside a clip of one frame, a copy of the first of them, whose output is not used: so they bypass
+    temporal attention as they do in joint training.
+    """
     x = noisy if batch.condition is None else torch.cat((noisy, batch.condition), dim=2)
+    if batch.num_frames == 0:
+        x, each = x.flatten(0, 1), batch.timesteps.repeat_interleave(batch.num_images)
+        x, each, context = (torch.cat((part[:1], part)) for part in (x, each, context))
+        return unet(x, each, context, num_frames=1, num_images=len(x) - 1)[1:].float().view_as(noisy)
     level = {} if batch.noise_level is None else {"noise_level": batch.noise_level}
     out = unet(
         x.flatten(0, 1), batch.timesteps, context, num_frames=batch.num_frames, num_images=batch.num_images, **level
@@ -53,13 +61,13 @@ def denoise(unet, noisy, batch: Batch, context) -> torch.Tensor:
 
 
 def row_losses(unet, batch: Batch, context, alphas_cumprod: torch.Tensor, prediction: str) -> torch.Tensor:
-    """(B, 2): each row's mean squared error over its clip and over its images (0 where there are none)."""
+    """(B, 2): each row's mean squared error over its clip and over its images, 0 where there are none."""
     alpha_bar = alphas_cumprod[batch.timesteps][:, None, None, None, None]
     noisy = add_noise(batch.latents, batch.noise, alpha_bar)
     error = denoise(unet, noisy, batch, context) - target(prediction, batch.latents, batch.noise, alpha_bar)
     square = error.square().mean((2, 3, 4))  # (B, F + M)
-    video, images = square.split((batch.num_frames, batch.num_images), dim=1)
-    return torch.stack((video.mean(1), images.mean(1) if batch.num_images else torch.zeros_like(square[:, 0])), dim=1)
+    parts = square.split((batch.num_frames, batch.num_images), dim=1)
+    return torch.stack([part.sum(1) / max(1, part.shape[1]) for part in parts], dim=1)
 
 
 def snr_weights(timesteps: torch.Tensor, alphas_cumprod: torch.Tensor, prediction: str, gamma: float | None):

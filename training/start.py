@@ -80,14 +80,15 @@ def read_source(recipe: Recipe) -> Source:
     return Source(_our_names(state_dict, config), config, kind, file_digest(path), str(path))
 
 
-def read_run(folder: Path) -> Source:
-    """The averaged weights of an earlier run, joined with those it kept frozen; raises TrainingError for a LoRA run."""
+def read_run(folder: Path, averaged: bool = True) -> Source:
+    """The (averaged) weights of a run, joined with those it kept frozen. Raises TrainingError for a LoRA's run."""
     state = Checkpoints(folder).load()
     recipe = recipe_of_run(folder)
     if recipe.lora:
         raise TrainingError(f"model.start: {folder} trained a LoRA, which is no model to start from")
     config = UNetConfig.from_dict(json.loads(state["settings"]["config"]))
-    trained = {key.removeprefix("unet."): value for key, value in (state["average"] or state["model"]).items()}
+    values = (averaged and state["average"]) or state["model"]
+    trained = {key.removeprefix("unet."): value for key, value in values.items()}
     if len(trained) < len(LaVieUNet(config, device="meta").state_dict()):
         trained = starting_unet(recipe)[0].state_dict() | trained
     digest = hashlib.sha256(Checkpoints(folder).files()[-1].name.encode()).hexdigest()[:16]
