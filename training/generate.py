@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="folder of a run (run.out of its recipe)")
     parser.add_argument("--prompt", action="append", default=[], help="what to show; may be repeated")
     parser.add_argument("--count", type=int, help="clips to make without prompts (default: the recipe's)")
+    parser.add_argument("--frames", type=int, help="of a video made from a prompt (default: the recipe's)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the recipe's)")
     parser.add_argument("--guidance", type=float, help="classifier-free guidance (default: the recipe's)")
     parser.add_argument("--seed", type=int, help="noise of the first video; each further one adds 1")
@@ -53,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     recipe = recipe_of_run(args.run)
-    given = {name: value for name in ("count", "steps", "guidance", "seed") if (value := getattr(args, name)) is not None}
+    names = ("count", "frames", "steps", "guidance", "seed")
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
     settings = dataclasses.replace(recipe.samples, prompts=tuple(args.prompt), **given)
     if args.prompt and (recipe.model.first_frame or recipe.model.stage != "base"):
         raise TrainingError("this model continues given frames; leave --prompt out to sample from held-out clips")
@@ -123,8 +125,8 @@ def load_run(folder: Path, recipe: Recipe) -> tuple[Generator, int]:
         raise TrainingError(f"model.start, {recipe.model.start}, is not what it was when {folder} was trained")
     load_full(state["average"] or state["model"], trained(trainee))
     heldout = None
-    if recipe.validation.heldout:
-        heldout = TrainingData(recipe.data, Catalogue.load_all(recipe.data.catalogues).split(recipe.validation.heldout)[1])
+    if count := recipe.validation.heldout:
+        heldout = TrainingData(recipe.data, Catalogue.load_all(recipe.data.catalogues).split(count)[1])
     kind = torch.bfloat16 if recipe.run.precision != "no" else None
     autocast = lambda: torch.autocast(device.type, kind, enabled=kind is not None)  # noqa: E731
     return Generator(recipe, trainee, inputs, autocast, heldout), state["step"]
