@@ -100,7 +100,8 @@ def test_one_wrong_setting(tmp_path, change, message):
 
 
 def test_changes_override_the_file(tmp_path):
-    recipe = read_recipe(write(tmp_path, GOOD), ["run.steps=20", "run.out=somewhere else", "optimizer.betas=[0.5, 0.6]"])
+    changes = ["run.steps=20", "run.out=somewhere else", "optimizer.betas=[0.5, 0.6]"]
+    recipe = read_recipe(write(tmp_path, GOOD), changes)
     assert (recipe.run.steps, recipe.run.out, recipe.optimizer.betas) == (20, "somewhere else", (0.5, 0.6))
 
 

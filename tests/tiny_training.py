@@ -12,6 +12,7 @@ from comfyui_lavie.training.config import Recipe
 from comfyui_lavie.training.data import Catalogue
 from comfyui_lavie.training.data.sources import shapes
 from comfyui_lavie.training.recipe_file import read_recipe
+from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 
 WEIGHTS = Path(comfyui_lavie.__file__).parent / "weights"
@@ -51,6 +52,16 @@ def save_unet(unet: LaVieUNet, path: Path, prediction: str = "epsilon") -> Path:
     about = {"lavie.stage": config.stage, "lavie.config": json.dumps(config.to_dict()), "lavie.prediction": prediction}
     save_file({key: value.contiguous() for key, value in unet.state_dict().items()}, path, about)
     return path
+
+
+def make_upscaler_vae(folder: Path) -> Path:
+    """A diffusers folder of a VAE of factor 4, as the x4-upscaler has."""
+    torch.manual_seed(0)
+    AutoencoderKL(
+        block_out_channels=(32, 32, 32), down_block_types=("DownEncoderBlock2D",) * 3, norm_num_groups=8,
+        up_block_types=("UpDecoderBlock2D",) * 3, latent_channels=4, scaling_factor=0.08333,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
 
 
 def settings(**values) -> list[str]:
