@@ -56,7 +56,7 @@ class Case:
 def lavie(case: Case) -> tuple[torch.nn.Module, Callable[[], torch.Tensor]]:
     """The base LaVieUNet and a function that runs it once."""
     config = UNetConfig.base(block_channels=case.widths, num_heads=case.heads)
-    unet = LaVieUNet(config, **_factory(case)).eval().to(memory_format=torch.channels_last)
+    unet = LaVieUNet(config, **_factory(case)).eval().channels_last()
     latents, timestep, text = _inputs(case)
     return unet, lambda: unet(latents, timestep, text, num_frames=case.frames)
 

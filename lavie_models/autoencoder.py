@@ -1,8 +1,9 @@
-"""The nano autoencoder: 8 x 8 pixels to 4 latent channels, small enough to train on a CPU in minutes.
+"""The nano autoencoder: 8 x 8 or 4 x 4 pixels to 4 latent channels, small enough to train on a CPU in minutes.
 
-Contract: maps like Stable Diffusion's autoencoder (same factor, same number of channels, pixels in -1 .. 1), but works
-on patches of 4 x 4 pixels, where a convolution costs a sixteenth, and has no normalisation, which would take an image's
-mean colour away and is slow on CPUs. Fully convolutional, so any size will do and tiles fit together.
+Contract: maps like Stable Diffusion's autoencoder (factor 8) or the x4-upscaler's (factor 4): same number of channels,
+pixels in -1 .. 1. But it works on patches of 4 x 4 pixels, where a convolution costs a sixteenth, and has no
+normalisation, which would take an image's mean colour away and is slow on CPUs. Fully convolutional, so any size will
+do and tiles fit together.
 """
 
 from __future__ import annotations
@@ -13,15 +14,30 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+LATENT_SCALES = {8: 0.18215, 4: 0.08333}
+
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """Sizes of a nano autoencoder; `to_dict` / `from_dict` are what a file's metadata holds."""
+    """Sizes of a nano autoencoder; `to_dict` / `from_dict` are what a file's metadata holds.
 
-    width: int = 96  # channels at a quarter and at an eighth of the image's size
-    blocks: int = 2  # residual blocks at each of these two sizes
+    Raises ValueError for a factor that is neither 4 nor 8. Files from before there was a choice are of factor 8.
+    """
+
+    width: int = 96  # channels at a quarter and, with factor 8, at an eighth of the image's size
+    blocks: int = 2  # residual blocks at each of these sizes
     head: int = 16  # channels at full size, decoder only
     latent_channels: int = 4
+    factor: int = 8  # pixels per latent pixel, each way
+
+    def __post_init__(self):
+        if self.factor not in LATENT_SCALES:
+            raise ValueError(f"factor must be 4 or 8, got {self.factor}")
+
+    @property
+    def scale(self) -> float:
+        """What diffusion sees of a latent of the VAE, as in Stable Diffusion 1.x (factor 8) and the x4-upscaler (4)."""
+        return LATENT_SCALES[self.factor]
 
     def to_dict(self) -> dict[str, int]:
         return asdict(self)
@@ -49,7 +65,6 @@ class NanoAutoencoder(nn.Module):
     """`operations`: where Conv2d comes from, torch.nn or ComfyUI's operations."""
 
     PATCH = 4
-    DOWNSCALE = 8
 
     def __init__(self, config: AutoencoderConfig, operations=nn, dtype=None, device=None):
         super().__init__()
@@ -64,20 +79,23 @@ class NanoAutoencoder(nn.Module):
         def blocks() -> list[nn.Module]:
             return [ResidualBlock(width, operations, dtype, device) for _ in range(config.blocks)]
 
+        down = up = []  # between a quarter and an eighth
+        if config.factor == 8:
+            down = [conv(width, width, stride=2), *blocks()]
+            up = [*blocks(), nn.Upsample(scale_factor=2), conv(width, width)]
         self.encoder = nn.Sequential(
-            nn.PixelUnshuffle(self.PATCH), conv(3 * patch, width), *blocks(), conv(width, width, stride=2), *blocks(),
-            conv(width, latent),
-        )  # fmt: skip
+            nn.PixelUnshuffle(self.PATCH), conv(3 * patch, width), *blocks(), *down, conv(width, latent)
+        )
         self.from_latent = conv(latent, latent, 1)  # undoes the scale that the encoder's last convolution has
         self.decoder = nn.Sequential(
-            conv(latent, width), *blocks(), nn.Upsample(scale_factor=2), conv(width, width), *blocks(),
+            conv(latent, width), *up, *blocks(),
             conv(width, config.head * patch), nn.PixelShuffle(self.PATCH), nn.SiLU(), conv(config.head, 3),
         )  # fmt: skip
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) in -1 .. 1, H and W multiples of 8 -> (N, 4, H/8, W/8)."""
+        """(N, 3, H, W) in -1 .. 1, H and W multiples of the factor f -> (N, 4, H/f, W/f)."""
         return self.encoder(images)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """(N, 4, h, w) -> (N, 3, 8h, 8w), about -1 .. 1, not clamped."""
+        """(N, 4, h, w) -> (N, 3, f*h, f*w), about -1 .. 1, not clamped."""
         return self.decoder(self.from_latent(latents))

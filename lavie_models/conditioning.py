@@ -28,7 +28,8 @@ def interpolation_sources(frames: int) -> torch.Tensor:
     """
     if frames < 2:
         raise ValueError(
-            f"interpolation needs at least 2 frames, got {frames}: there is nothing between the frames of a single one"
+            f"interpolation needs at least 2 frames, got {frames}; join images that come one by one with Batch Images, "
+            "which also makes them the same size"
         )
     return (torch.arange(interpolated_frames(frames)) + 1) // FRAMES_PER_INTERVAL
 

@@ -39,8 +39,8 @@ class LaVieUNet(nn.Module):
         attention: attention kernel with the signature of ``attention.sdpa_attention``.
         dtype, device: of all parameters.
 
-    Activations are channels-last. ``.to(memory_format=torch.channels_last)`` turns the weights likewise, which saves
-    convolutions a copy of their weight in every pass; they are made contiguous, as safetensors wants them.
+    Activations are channels-last. ``channels_last`` turns the weights likewise, which saves convolutions a copy of
+    their weight in every pass; they are made contiguous, as safetensors wants them.
 
     Source: paper section 3; module layout of Stable Diffusion 1.x.
     """
@@ -111,6 +111,14 @@ class LaVieUNet(nn.Module):
             self.down_temporal_blocks = nn.ModuleList(temporal_module(level) for level in range(len(widths)))
             self.mid_temporal_block = temporal_module(len(widths) - 1)
             self.up_temporal_blocks = nn.ModuleList(temporal_module(level) for level in reversed(range(len(widths))))
+
+    def channels_last(self) -> LaVieUNet:
+        """Lay convolution weights out as activations are, in place; returns itself."""
+        formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+        for parameter in self.parameters():
+            if parameter.ndim in formats:
+                parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
+        return self
 
     def forward(
         self, x, timesteps, context, num_frames: int, num_images: int = 0, noise_level=None, control=None,

@@ -7,12 +7,29 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
-from .base_model import LaVieBaseModelLoader
+from .context_windows import LaVieContextWindows
+from .interpolation import LaVieInterpolationConditioning
 from .latent import EmptyLaVieLatent
+from .model_loaders import LaVieBaseModelLoader, LaVieInterpolationModelLoader, LaVieSuperResolutionModelLoader
 from .scheduler import LaVieScheduler
+from .super_resolution import LaVieSuperResolutionConditioning
 from .text_encoder import LaVieTextEncoderLoader
 from .vae import LaVieVAELoader
+from .video import LaVieDecodeToVideo
 
+NODES = [
+    LaVieBaseModelLoader,
+    LaVieInterpolationModelLoader,
+    LaVieSuperResolutionModelLoader,
+    LaVieTextEncoderLoader,
+    LaVieVAELoader,
+    EmptyLaVieLatent,
+    LaVieInterpolationConditioning,
+    LaVieSuperResolutionConditioning,
+    LaVieScheduler,
+    LaVieContextWindows,
+    LaVieDecodeToVideo,
+]
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
 
@@ -24,4 +41,4 @@ class LaVieExtension(ComfyExtension):
             folder_paths.add_model_folder_path(folder, str(WEIGHTS / folder))
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LaVieBaseModelLoader, LaVieTextEncoderLoader, LaVieVAELoader, EmptyLaVieLatent, LaVieScheduler]
+        return NODES

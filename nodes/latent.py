@@ -11,6 +11,8 @@ import nodes
 LATENT_CHANNELS = 4
 PIXELS_PER_LATENT = 8
 MAX_FRAMES = 4096
+# Entry of a LATENT that samplers pass on: pixels to a latent pixel of the VAE that is to decode it.
+DECODED_BY = "lavie_pixels_per_latent"
 
 
 def latent_shape(width: int, height: int, frames: int) -> tuple[int, int, int, int]:
@@ -25,6 +27,12 @@ def latent_shape(width: int, height: int, frames: int) -> tuple[int, int, int, i
                 f"{below + PIXELS_PER_LATENT}"
             )
     return frames, LATENT_CHANNELS, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT
+
+
+def empty_latent(shape: tuple[int, int, int, int], pixels_per_latent: int = PIXELS_PER_LATENT) -> dict:
+    """A LATENT of zeros, (frames, channels, height, width), that says which VAE it is for."""
+    samples = torch.zeros(shape, device=comfy.model_management.intermediate_device())
+    return {"samples": samples, DECODED_BY: pixels_per_latent}
 
 
 class EmptyLaVieLatent(io.ComfyNode):
@@ -67,5 +75,4 @@ class EmptyLaVieLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, width, height, frames) -> io.NodeOutput:
-        device = comfy.model_management.intermediate_device()
-        return io.NodeOutput({"samples": torch.zeros(latent_shape(width, height, frames), device=device)})
+        return io.NodeOutput(empty_latent(latent_shape(width, height, frames)))

@@ -54,7 +54,8 @@ class LaVieScheduler(io.ComfyNode):
                     default="ddim",
                     tooltip="Which timesteps. With 50 steps: ddim 981, 961 .. 1; ddpm 980, 960 .. 0; euler 999 .. 0 "
                     "evenly, fractional; interpolation 999 .. 0 evenly, rounded. Choose the sampler of that name "
-                    "beside it (interpolation goes with ddim).",
+                    "beside it (interpolation goes with ddim). Published: ddpm, ddim or euler for base, interpolation "
+                    "for interpolation, ddim for super-resolution.",
                 ),
                 io.Int.Input(
                     "steps", default=50, **steps, tooltip="Calls of the network. Published: 50; 20 to 30 often suffice."

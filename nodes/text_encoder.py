@@ -1,4 +1,4 @@
-"""The text encoder as a CLIP."""
+"""The text encoder of any stage as a CLIP."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FOLDER = "text_encoders"
 
 
 class LaVieTextEncoderLoader(io.ComfyNode):
-    """Load CLIP ViT-L/14 or the nano text encoder as an ordinary CLIP."""
+    """Load CLIP ViT-L/14, OpenCLIP ViT-H or the nano text encoder as an ordinary CLIP."""
 
     @classmethod
     def define_schema(cls):
@@ -19,15 +19,17 @@ class LaVieTextEncoderLoader(io.ComfyNode):
             node_id="LaVieTextEncoderLoader",
             display_name="Load LaVie Text Encoder",
             category="LaVie",
-            description="Loads the text encoder that LaVie's base and interpolation models read, as a CLIP for core "
-            "text nodes. The CLIP output of Load Checkpoint with a Stable Diffusion 1.x checkpoint serves as well.",
-            search_aliases=["lavie", "clip", "clip loader", "prompt", "text encoder"],
+            description="Loads the text encoder of a LaVie model as a CLIP for core text nodes: CLIP ViT-L/14 for base "
+            "and interpolation, OpenCLIP ViT-H for super-resolution. The CLIP of Load Checkpoint (Stable Diffusion 1.x "
+            "or 2.x) and of Load CLIP, type stable_diffusion, serves as well.",
+            search_aliases=["lavie", "clip", "clip loader", "openclip", "prompt", "text encoder"],
             inputs=[
                 io.Combo.Input(
                     "text_encoder_name",
                     options=folder_paths.get_filename_list(FOLDER),
-                    tooltip="File from models/text_encoders: CLIP ViT-L/14 of Stable Diffusion 1.x (768 wide) for the "
-                    "published models, lavie_nano_text_encoder for the small ones that come with this pack.",
+                    tooltip="File from models/text_encoders. Base and interpolation: CLIP ViT-L/14 of Stable Diffusion "
+                    "1.x (768 wide). Super-resolution: OpenCLIP ViT-H of Stable Diffusion 2.x or its x4-upscaler (1024 "
+                    "wide). The nano models: lavie_nano_text_encoder, which comes with this pack.",
                 ),
             ],
             outputs=[io.Clip.Output(tooltip="CLIP for CLIP Text Encode and LoRA loaders; 77 tokens per chunk.")],

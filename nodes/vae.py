@@ -11,7 +11,7 @@ FOLDER = "vae"
 
 
 class LaVieVAELoader(io.ComfyNode):
-    """Load Stable Diffusion's autoencoder or the nano one as an ordinary VAE."""
+    """Load Stable Diffusion's autoencoder, the x4-upscaler's or the nano one as an ordinary VAE."""
 
     @classmethod
     def define_schema(cls):
@@ -20,17 +20,23 @@ class LaVieVAELoader(io.ComfyNode):
             display_name="Load LaVie VAE",
             category="LaVie",
             description="Loads the autoencoder between frames and latents, as a VAE for the core decode, encode and "
-            "tiled nodes. The VAE output of Load Checkpoint with a Stable Diffusion 1.x checkpoint serves as well.",
-            search_aliases=["lavie", "vae", "vae loader", "decode", "autoencoder"],
+            "tiled nodes: Stable Diffusion's for base and interpolation, the x4-upscaler's for super-resolution. The "
+            "VAE of Load Checkpoint with a Stable Diffusion 1.x checkpoint serves as well.",
+            search_aliases=["lavie", "vae", "vae loader", "decode", "autoencoder", "x4 upscaler"],
             inputs=[
                 io.Combo.Input(
                     "vae_name",
                     options=folder_paths.get_filename_list(FOLDER),
-                    tooltip="File from models/vae: a Stable Diffusion 1.x VAE (such as vae-ft-mse-840000-ema-pruned) "
-                    "for the published models, lavie_nano_vae for the small ones that come with this pack.",
+                    tooltip="File from models/vae. Base and interpolation: a Stable Diffusion 1.x VAE (such as "
+                    "vae-ft-mse-840000-ema-pruned). Super-resolution: the VAE of Stable Diffusion's x4-upscaler, which "
+                    "runs in bf16 or fp32, never in fp16. The nano models: lavie_nano_vae, which comes with this pack.",
                 ),
             ],
-            outputs=[io.Vae.Output(tooltip="VAE with 4 latent channels, 8 pixels per latent pixel.")],
+            outputs=[
+                io.Vae.Output(
+                    tooltip="VAE with 4 latent channels, 8 x 8 pixels per latent pixel (the x4-upscaler's: 4 x 4)."
+                )
+            ],
         )
 
     @classmethod

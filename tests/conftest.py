@@ -59,3 +59,11 @@ def comfyui(tmp_path_factory):
     """A running ComfyUI server with this pack, as a `Session`; booted once per test run."""
     with ComfyUIServer(find_comfyui(), tmp_path_factory.mktemp("comfyui")) as server:
         yield Session(server)
+
+
+@pytest.fixture(scope="session")
+def nano_vae():
+    """The VAE that comes with the pack, as ComfyUI's object in this process."""
+    from comfyui_lavie.lavie_models.comfyui.vae import load_vae
+
+    return load_vae(str(ROOT / "weights" / "vae" / "lavie_nano_vae.safetensors"))

@@ -186,12 +186,22 @@ def test_clip_l_matches_transformers(clip_l, prefix, tmp_path):
 
 
 BAD_FILES = {
-    "wide": ({"text_model.embeddings.token_embedding.weight": (9, 1024)}, "1024 wide with 0 layers.*super-resolution"),
-    "openclip": ({"transformer.resblocks.0.ln_1.weight": (1024,)}, "OpenCLIP text encoder.*CLIP ViT-L/14"),
+    "no layers": (
+        {"text_model.embeddings.token_embedding.weight": (9, 1024)},
+        "1024 wide with 0 layers.*768 wide, 12 layers.*super-resolution reads OpenCLIP ViT-H.*1024 wide",
+    ),
+    "another openclip": (
+        {"conditioner.embedders.1.model.token_embedding.weight": (9, 1280),
+         "conditioner.embedders.1.model.transformer.resblocks.0.ln_1.weight": (1280,)},
+        "1280 wide with 1 layers.*CLIP ViT-L/14.*OpenCLIP ViT-H",
+    ),
+    "openclip's image half": (
+        {"visual.transformer.resblocks.0.ln_1.weight": (1280,)}, "holds no CLIP text encoder.*OpenCLIP ViT-H"
+    ),
     "vae": ({"decoder.conv_in.weight": (512, 4, 3, 3)}, "VAE.*Load LaVie VAE"),
     "lora": ({"lora_te_x.lora_up.weight": (4, 4)}, "LoRA"),
     "unknown": ({"x": (1,)}, "no model that this pack knows"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)

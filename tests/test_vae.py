@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 import nodes as core
 
-NANO = Path(__file__).parents[1] / "weights" / "vae" / training.FILE_NAME
+NANO = Path(__file__).parents[1] / "weights" / "vae" / training.FILE_NAMES[8]
 SD_CHANNELS = (128, 256, 512, 512)
 MEASURED_PSNR = 29.16  # decibels, printed at the end of the shipped training
 
@@ -68,23 +68,24 @@ def test_loss_counts_hue_twice():
     torch.testing.assert_close(training.reconstruction_loss(luma, gray).item(), (0.1 + 0.01) / 3)
 
 
-def test_folding_normalises_latents_and_changes_no_image(frames):
+@pytest.mark.parametrize("factor", [8, 4])
+def test_folding_normalises_latents_and_changes_no_image(frames, factor):
     torch.manual_seed(0)
-    model = training.build(AutoencoderConfig(width=16)).requires_grad_(False)
+    model = training.build(AutoencoderConfig(width=16, factor=factor)).requires_grad_(False)
     images = training.to_model(frames)
     before = model.decode(model.encode(images))
     training.fold_latent_scale(model, images)
-    latents = model.encode(images) * training.SCALE
+    latents = model.encode(images) * model.config.scale
     torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(4), atol=1e-4, rtol=0)
-    torch.testing.assert_close(model.decode(latents / training.SCALE), before, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.decode(latents / model.config.scale), before, atol=1e-4, rtol=1e-4)
 
 
 def test_shipped_vae_keeps_frames_and_unit_latents():
     vae = training.load_vae(NANO)
     images = training.frames_batch(0, 64, 64, "heldout")
     assert training.psnr(vae.model, images) > MEASURED_PSNR - 1
-    latents = vae.model.encode(images) * training.SCALE
+    latents = vae.model.encode(images) * vae.model.config.scale
     assert latents.mean((0, 2, 3)).abs().max() < 0.3 and (latents.std((0, 2, 3)) - 1).abs().max() < 0.3
 
 
@@ -100,10 +101,10 @@ def test_other_files_are_refused_by_training(tmp_path):
 def test_nano_vae_equals_training(vae, frames):
     ours = training.load_vae(NANO)
     (latent,) = core.VAEEncode().encode(vae, frames / 255.0)
-    torch.testing.assert_close(latent["samples"] * training.SCALE, ours.encode(frames), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(latent["samples"] * ours.model.config.scale, ours.encode(frames), atol=1e-4, rtol=1e-4)
     (images,) = core.VAEDecode().decode(vae, latent)
     assert images.shape == (4, 64, 64, 3) and images.min() >= 0 and images.max() <= 1
-    decoded = ours.decode(latent["samples"] * training.SCALE)
+    decoded = ours.decode(latent["samples"] * ours.model.config.scale)
     assert ((images * 255).round() - decoded).abs().max() <= 1
 
 
@@ -185,7 +186,7 @@ def ldm_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 BAD_FILES = {
     "text encoder": ({"text_model.embeddings.token_embedding.weight": (9, 8)}, "text encoder.*Load LaVie Text Encoder"),
-    "16 channels": ({"decoder.conv_in.weight": (512, 16, 3, 3)}, "16 latent channels.*Stable Diffusion 1.x with 4"),
+    "16 channels": ({"decoder.conv_in.weight": (512, 16, 3, 3)}, "16 latent channels.*with 4.*Stable Diffusion 1.x"),
     "decoder only": ({"decoder.conv_out.weight": (3, 128, 3, 3)}, "holds no Stable Diffusion VAE"),
     "lora": ({"lora_unet_x.lora_up.weight": (4, 4)}, "LoRA"),
     "unknown": ({"x": (1,)}, "no model that this pack knows"),

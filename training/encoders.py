@@ -7,7 +7,6 @@ sees them. Nothing is downloaded: what is missing is named, with where to get it
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ..dev import SetupError, find_comfyui
+from ..lavie_models.autoencoder import LATENT_SCALES
 from .config import EncoderSettings
 from .errors import TrainingError
 from .files import required
@@ -28,8 +28,6 @@ TOKENIZER_FROM = "vocab.json and merges.txt of CLIP (tokenizer/ of a diffusers f
 TEXT_PREFIX, VAE_PREFIX = "cond_stage_model.transformer.", "first_stage_model."  # inside an SD 1.x checkpoint
 HEAD_SIZE = 64  # of every published CLIP text encoder
 PENULTIMATE_WIDTH = 1024  # OpenCLIP ViT-H: Stable Diffusion 2.x reads the last layer but one
-# Scale of latents by the number of the VAE's levels: Stable Diffusion 1.x and 2.x have 4, the x4-upscaler has 3.
-SCALES = {4: 0.18215, 3: 0.08333}
 PART = 8  # frames that go through a VAE at a time
 
 
@@ -109,8 +107,8 @@ def _text_model_of(weights: dict[str, torch.Tensor], path: Path):
 class KLCodec:
     """diffusers' AutoencoderKL as pixels to latents and back; latents are the posterior's mean, times the scale."""
 
-    def __init__(self, model, scale: float):
-        self.model, self.scale = model, scale
+    def __init__(self, model):
+        self.model, self.scale = model, model.config.scaling_factor
         self.factor = 2 ** (len(model.config.block_out_channels) - 1)
 
     def to(self, device) -> KLCodec:
@@ -141,11 +139,9 @@ def load_image_codec(path_text: str):
 
     if path.is_dir():
         model = AutoencoderKL.from_pretrained(path, local_files_only=True)
-        scale = json.loads((path / "config.json").read_text()).get("scaling_factor", SCALES[4])
     else:
         model = _vae_of(_part_of(path, VAE_PREFIX, "decoder.conv_in.weight"), path)
-        scale = SCALES[len(model.config.block_out_channels)]
-    return KLCodec(model.float().eval().requires_grad_(False), scale)
+    return KLCodec(model.float().eval().requires_grad_(False))
 
 
 def _vae_of(weights: dict[str, torch.Tensor], path: Path):
@@ -160,13 +156,14 @@ def _vae_of(weights: dict[str, torch.Tensor], path: Path):
         widths.append(weights[key].shape[0])
     while f"{block}.0.{conv}.{layers}.conv1.weight" in weights:
         layers += 1
-    if len(widths) not in SCALES:
-        raise TrainingError(f"{path} is a VAE of {len(widths)} levels; expected 4, or the x4-upscaler's 3")
     count = len(widths)
+    factor = 2 ** (count - 1)
+    if factor not in LATENT_SCALES:
+        raise TrainingError(f"{path} is a VAE of {count} levels; expected 4, or the x4-upscaler's 3")
     config = {
         "block_out_channels": tuple(widths), "layers_per_block": layers,
         "down_block_types": ("DownEncoderBlock2D",) * count, "up_block_types": ("UpDecoderBlock2D",) * count,
-        "latent_channels": weights["post_quant_conv.weight"].shape[0],
+        "scaling_factor": LATENT_SCALES[factor], "latent_channels": weights["post_quant_conv.weight"].shape[0],
     }  # fmt: skip
     model = AutoencoderKL(**config)
     if not published:

@@ -15,10 +15,9 @@ import torch
 from ..lavie_models.conditioning import FRAMES_PER_INTERVAL, UPSCALE, interpolation_sources, noise_low_resolution
 from ..lavie_models.schedule import TRAINED_STEPS
 from .config import FocusSettings, Recipe
-from .data import Draw, TrainingData
+from .data import Draw, TrainingData, render
 from .data.cache import TensorCache
 from .data.degrade import degrade
-from .data.pixels import render
 from .encoders import load_image_codec, load_text
 from .files import file_digest
 from .objective import Batch
@@ -117,7 +116,8 @@ class Inputs:
         cached = [self.latent_cache.get(draw.name) if self.latent_cache else None for draw in draws]
         pixels = [render(draw) if found is None else None for draw, found in zip(draws, cached, strict=True)]
         first_row = rank * len(draws) // (1 + images)
-        share = Share(seed, step, first_row, draws, pixels, [found and found["latents"] for found in cached], [], images)
+        latents = [found and found["latents"] for found in cached]
+        share = Share(seed, step, first_row, draws, pixels, latents, [], images)
         if self.recipe.model.stage != "super_resolution":
             return share
         small = [degrade(clip, rng, UPSCALE) for clip, rng in zip(pixels, share.generators(1), strict=True)]
@@ -131,8 +131,8 @@ class Inputs:
         dropped = np.concatenate([rng.random(per_row) < (objective.caption_drop if drop else 0) for rng in rngs])
         captions = ["" if gone else caption for gone, caption in zip(dropped, share.captions(), strict=True)]
         latents = self._latents(share)
-        shape = tuple(latents.shape[1:])
-        noise = torch.from_numpy(np.stack([rng.standard_normal(shape, np.float32) for rng in rngs]))
+        shape = latents.shape[1:]
+        noise = _noise(rngs, shape)
         frames, images = (shape[0] - share.num_images, share.num_images) if self.recipe.data.video else (0, 1)
         batch = Batch(
             latents, noise.to(self.device), timesteps.to(self.device),
@@ -167,10 +167,14 @@ class Inputs:
             low, high = self.recipe.objective.noise_level
             levels = torch.tensor([int(rng.integers(low, high + 1)) for rng in rngs])
             small = torch.stack([to_model(clip) for clip in share.small])
-            noise = torch.from_numpy(np.stack([rng.standard_normal(tuple(small.shape[1:]), np.float32) for rng in rngs]))
+            noise = _noise(rngs, small.shape[1:])
             condition = noise_low_resolution(small, noise, levels)
             return replace(batch, condition=condition.to(self.device), noise_level=levels.to(self.device))
         return batch
+
+
+def _noise(rngs: list[np.random.Generator], shape) -> torch.Tensor:
+    return torch.from_numpy(np.stack([rng.standard_normal(tuple(shape), np.float32) for rng in rngs]))
 
 
 def draw_timestep(rng: np.random.Generator, focus: FocusSettings | None) -> int:

@@ -1,9 +1,9 @@
 """The training loop: one recipe, on one or many processes, resumable at any step.
 
 Contract: the run's folder holds `recipe.json`, checkpoints (see `state`), `metrics.jsonl` with a line per step,
-TensorBoard's events and `samples/`. A run that is stopped in any way goes on from its last checkpoint when it is started
-again, and on the CPU its parameters, averages and losses are then bit for bit those of a run that was never stopped.
-N processes compute what one computes with the same global batch, up to the rounding of sums.
+TensorBoard's events and `samples/`. A run that is stopped in any way goes on from its last checkpoint when it is
+started again, and on the CPU its parameters, averages and losses are then bit for bit those of a run that was never
+stopped. N processes compute what one computes with the same global batch, up to the rounding of sums.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from tqdm import tqdm
 
 from .config import Recipe
-from .data import Catalogue, TrainingData
-from .data.prefetch import ordered_map
+from .data import Catalogue, TrainingData, ordered_map
 from .inputs import Inputs, Share
 from .objective import snr_weights, total_loss
 from .recipe_file import save_recipe

@@ -14,10 +14,10 @@ Memory per GPU and steps per second for several numbers of GPUs, at the publishe
 FLOPs, activations and parameters come from running the real network and objective, forwards and backwards, on torch's
 meta device; nothing is looked up. What has to be assumed is an option, and is printed with the table:
 
-  time      FLOPs / (peak x utilisation); gradients are exchanged while the backward pass goes on (2 passes over them, as
-            in a ring), and only what takes longer than that pass adds to the step
-  memory    float32 weights, gradients and two AdamW states (8-bit: 2 bytes for both), float32 average, bf16 copies
-            included in the activations; plus the activations at their peak, times --slack for fragmentation and workspace
+  time      FLOPs / (peak x utilisation); gradients are exchanged while the backward pass goes on (2 passes over them,
+            as in a ring), and only what takes longer than that pass adds to the step
+  memory    float32 weights, gradients and two AdamW states (8-bit: 2 bytes for both) and float32 average; plus the
+            activations at their peak, bf16 copies of weights among them, times --slack for fragmentation and workspace
   fsdp      weights, gradients, states and average divided by the number of GPUs; 3 passes over bf16 weights and
             gradients instead of 2 over float32 gradients
   not in it VAE and text encoder (under 1 GB), reading data, sampling
@@ -98,7 +98,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpointing", action=argparse.BooleanOptionalAction, default=True,
         help="gradient checkpointing, as in the recipes (default: on)",
     )  # fmt: skip
-    parser.add_argument("--average", action=argparse.BooleanOptionalAction, default=True, help="keep an EMA (default: on)")
+    parser.add_argument(
+        "--average", action=argparse.BooleanOptionalAction, default=True, help="keep an EMA (default: on)"
+    )
     parser.add_argument("--eight-bit", action="store_true", help="8-bit AdamW")
     assumed = parser.add_argument_group("assumptions; the defaults are an H100 SXM in nodes of 8")
     for option, default, what in (

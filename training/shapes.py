@@ -11,6 +11,7 @@ gives both the silhouette and its one pixel wide anti-aliased edge.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
@@ -126,9 +127,13 @@ def sample_scene(seed: int, split: Literal["train", "heldout", "all"] = "train",
     )
 
 
-def render(scene: Scene, frames: int = 16, size: int = REFERENCE_SIZE) -> np.ndarray:
-    """Draw the clip, uint8 (frames, size, size, 3). More frames cover the same way in smaller steps."""
-    return _render_moments(scene, np.linspace(0.0, 1.0, frames) if frames > 1 else np.array([0.5]), size)
+def render(scene: Scene, frames: int = 16, size: int = REFERENCE_SIZE, only: Sequence[int] | None = None) -> np.ndarray:
+    """Draw the clip, uint8 (frames, size, size, 3), or `only` some of its frames.
+
+    More frames cover the same way in smaller steps.
+    """
+    moments = np.linspace(0.0, 1.0, frames) if frames > 1 else np.array([0.5])
+    return _render_moments(scene, moments if only is None else moments[list(only)], size)
 
 
 def render_image(scene: Scene, size: int = REFERENCE_SIZE) -> np.ndarray:

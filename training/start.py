@@ -70,12 +70,13 @@ def read_source(recipe: Recipe) -> Source:
     if path.is_dir():
         found = next((path / name for name in UNET_FILES if (path / name).is_file()), None)
         if found is None:
-            raise TrainingError(f"model.start: {path} is neither a run of ours nor a diffusers folder ({UNET_FILES[0]})")
+            raise TrainingError(f"model.start: {path} is neither a run of ours nor a diffusers folder of a UNet")
         path = found
     state_dict, metadata = load_checkpoint(path)
     kind = identify(state_dict, metadata)
     if kind not in (*STAGES, *IMAGE_MODELS):
-        raise TrainingError(f"model.start: {path} is no UNet (it looks like: {kind}); wanted: {WHERE[recipe.model.stage]}")
+        wanted = WHERE[recipe.model.stage]
+        raise TrainingError(f"model.start: {path} is no UNet (it looks like: {kind}); wanted: {wanted}")
     config = detect_config(state_dict, metadata)[0] if kind in STAGES else recipe.unet_config()
     return Source(_our_names(state_dict, config), config, kind, file_digest(path), str(path))
 

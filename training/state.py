@@ -1,8 +1,8 @@
 """Checkpoints of a training run: written whole or not at all, recognised when damaged, and tied to their run.
 
-Contract: a checkpoint is one file, `step-00001200.0123456789abcdef.ckpt`; the second part of its name is the checksum of
-its content. It is written under another name, brought to the disk and then renamed, so a process that is killed or a
-disk that fills up leaves the older ones as they were. Files hold tensors and plain values only.
+Contract: a checkpoint is one file, `step-00001200.0123456789abcdef.ckpt`; the second part of its name is the checksum
+of its content. It is written under another name, brought to the disk and then renamed, so a process that is killed or
+a disk that fills up leaves the older ones as they were. Files hold tensors and plain values only.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Checkpoints:
             _check_settings(path, state["settings"], settings)
             return state
         if files:
-            raise TrainingError(f"all checkpoints in {self.folder} are damaged; delete them to start again from nothing")
+            raise TrainingError(f"all checkpoints in {self.folder} are damaged; delete them to start from nothing")
         return None
 
 

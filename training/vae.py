@@ -37,11 +37,12 @@ from ..lavie_models.autoencoder import AutoencoderConfig, NanoAutoencoder, Resid
 from . import shapes
 from .state import Checkpoints
 
-SCALE = 0.18215  # latents that diffusion sees = SCALE * latents of the VAE, as in Stable Diffusion 1.x
-FILE_NAME = "lavie_nano_vae.safetensors"
+FILE_NAMES = {8: "lavie_nano_vae.safetensors", 4: "lavie_nano_upscaler_vae.safetensors"}
 LUMA = (0.299, 0.587, 0.114)
 # Arguments that decide what is computed: a run may only be resumed with the same ones.
-SETTINGS = {"steps", "seed", "size", "batch", "lr", "ema", "latent_weight", "latent_noise", "width", "blocks", "bf16"}
+SETTINGS = {
+    "steps", "seed", "size", "batch", "lr", "ema", "latent_weight", "latent_noise", "width", "blocks", "factor", "bf16",
+}  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def training_loss(model, images, args: argparse.Namespace, step: int) -> torch.T
 def train(args: argparse.Namespace) -> NanoAutoencoder:
     """Run or resume; returns the model with averaged weights."""
     torch.manual_seed(args.seed)
-    config = AutoencoderConfig(width=args.width, blocks=args.blocks)
+    config = AutoencoderConfig(width=args.width, blocks=args.blocks, factor=args.factor)
     model = build(config)
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.99))
@@ -169,10 +170,10 @@ def report(model: NanoAutoencoder, size: int, count: int = 64) -> str:
 
 @torch.no_grad()
 def fold_latent_scale(model: NanoAutoencoder, images: torch.Tensor) -> None:
-    """Make encode * SCALE of these images zero-mean, unit-variance per channel; what is decoded stays the same."""
+    """Make encode * scale of these images zero-mean, unit-variance per channel; what is decoded stays the same."""
     latents = torch.cat([model.encode(part) for part in images.split(64)])
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-    gain = 1 / (std * SCALE)
+    gain = 1 / (std * model.config.scale)
     last, first = model.encoder[-1], model.from_latent
     last.weight *= gain[:, None, None, None]
     last.bias.copy_((last.bias - mean) * gain)
@@ -191,10 +192,8 @@ def export(model: NanoAutoencoder, path: Path, **metadata: str) -> None:
 class NanoVAE:
     """Pixels to diffusion's latents and back; ``factor``: pixels per latent along each side."""
 
-    factor = NanoAutoencoder.DOWNSCALE
-
     def __init__(self, model: NanoAutoencoder):
-        self.model = model
+        self.model, self.factor = model, model.config.factor
 
     def to(self, device) -> NanoVAE:
         self.model.to(device)
@@ -202,13 +201,14 @@ class NanoVAE:
 
     @torch.no_grad()
     def encode(self, frames: np.ndarray | torch.Tensor) -> torch.Tensor:
-        """uint8 (N, H, W, 3) -> (N, 4, H/8, W/8), already times SCALE."""
-        return self.model.encode(to_model(frames).to(self.model.from_latent.weight)) * SCALE
+        """uint8 (N, H, W, 3) -> (N, 4, H/factor, W/factor), already times the scale."""
+        return self.model.encode(to_model(frames).to(self.model.from_latent.weight)) * self.model.config.scale
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """(N, 4, h, w) times SCALE -> uint8 (N, 8h, 8w, 3) on the CPU."""
-        images = self.model.decode(latents.to(self.model.from_latent.weight) / SCALE).float().cpu()
+        """(N, 4, h, w) times the scale -> uint8 (N, factor h, factor w, 3) on the CPU."""
+        latents = latents.to(self.model.from_latent.weight) / self.model.config.scale
+        images = self.model.decode(latents).float().cpu()
         return (images.clamp(-1, 1) * 127.5 + 127.5).round().byte().permute(0, 2, 3, 1)
 
 
@@ -231,6 +231,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=64, help="pixels, a multiple of 8")
     parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument(
+        "--factor", type=int, choices=FILE_NAMES, default=AutoencoderConfig.factor,
+        help="pixels to a latent pixel: 8 for base and interpolation, 4 for super-resolution",
+    )  # fmt: skip
     parser.add_argument("--width", type=int, default=AutoencoderConfig.width)
     parser.add_argument("--blocks", type=int, default=AutoencoderConfig.blocks)
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -246,7 +250,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     model = train(args)
     fold_latent_scale(model, frames_batch(0, 512, args.size))
-    path = Path(args.out) / FILE_NAME
+    path = Path(args.out) / FILE_NAMES[args.factor]
     export(model, path, **{"lavie.seed": str(args.seed), "lavie.step": str(args.steps)})
     log.info("%s: %s", path, report(load_vae(path).model, args.size))
 

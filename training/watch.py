@@ -49,7 +49,10 @@ class Watch:
 
     @torch.no_grad()
     def losses(self) -> dict[str, float]:
-        """Mean squared error on held-out clips (or images, where rows are images) at the middle of each part of the timesteps: {"t100": ..., ...}."""
+        """Mean squared error on held-out clips at the middle of each part of the timesteps: {"t100": ..., ...}.
+
+        Where rows are images, on held-out images.
+        """
         training, settings = self.training, self.training.recipe.validation
         edges = np.linspace(0, TRAINED_STEPS, settings.quantiles + 1)
         kind = 0 if training.recipe.data.video else 1

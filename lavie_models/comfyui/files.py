@@ -6,8 +6,8 @@ from ..checkpoint import CheckpointError, identify, load_checkpoint
 
 KINDS = {  # of `identify`: what an artist calls the file, and what loads it
     "base": ("LaVie's base network", "use Load LaVie Base Model"),
-    "interpolation": ("LaVie's temporal interpolation network", "it wants an interpolation loader"),
-    "super_resolution": ("LaVie's video super-resolution network", "it wants a super-resolution loader"),
+    "interpolation": ("LaVie's temporal interpolation network", "use Load LaVie Interpolation Model"),
+    "super_resolution": ("LaVie's video super-resolution network", "use Load LaVie Super-Resolution Model"),
     "sd_checkpoint": ("a Stable Diffusion checkpoint (images, no temporal layers)", "use Load Checkpoint"),
     "sd_unet": ("an image UNet without temporal layers", "use Load Diffusion Model"),
     "text_encoder": ("a text encoder", "use Load LaVie Text Encoder"),

@@ -1,14 +1,17 @@
 """LaVie UNets as native MODELs.
 
-Contract: the patcher that `load_model` returns is what ComfyUI's own loaders return for SD 1.x. Frames are the batch,
-so everything that works on SD 1.x latents works here; `unet_config` carries the fields from which ComfyUI derives LoRA
-key maps and block sizes; the noise schedule is LaVie's.
+Contract: the patcher that `load_model` returns is what ComfyUI's own loaders return for SD 1.x (super-resolution: for
+the SD x4-upscaler). Frames are the batch, so everything that works on SD latents works here; `unet_config` carries the
+fields from which ComfyUI derives LoRA key maps and block sizes; the noise schedule is LaVie's. What interpolation and
+super-resolution are conditioned on travels in the conditioning, under the keys SOURCE_LATENTS, LOW_RESOLUTION and
+NOISE_LEVEL, one entry per frame, so that context windows take the part that belongs to them.
 """
 
 from __future__ import annotations
 
 import functools
 
+import comfy.conds
 import comfy.latent_formats
 import comfy.ldm.modules.attention
 import comfy.model_base
@@ -25,6 +28,11 @@ from ..unet import LaVieUNet
 from .files import read_model_file
 from .sampling import SAMPLINGS
 
+SOURCE_LATENTS = "concat_latent_image"  # (F, 4, h, w) as a VAE gives them; the name that core's nodes use
+LOW_RESOLUTION = "lavie_low_resolution"  # (F, 3, h, w), noised
+NOISE_LEVEL = "lavie_noise_level"  # a whole number
+
+CONDITIONING_NODES = {"base": "LaVie First Frame Conditioning", "interpolation": "LaVie Interpolation Conditioning"}
 MODEL_TYPES = {"epsilon": comfy.model_base.ModelType.EPS, "v": comfy.model_base.ModelType.V_PREDICTION}
 
 
@@ -49,7 +57,7 @@ class ComfyUNet(LaVieUNet):
     def _denoise(self, x, timesteps, context, y=None, control=None, transformer_options=None, **kwargs):
         conditions = len(transformer_options.get("cond_or_uncond", (0,)))
         return super().forward(
-            x, timesteps, context, num_frames=x.shape[0] // conditions, control=control,
+            x, timesteps, context, num_frames=x.shape[0] // conditions, noise_level=y, control=control,
             transformer_options=transformer_options,
         )  # fmt: skip
 
@@ -69,6 +77,37 @@ class LaVieModel(comfy.model_base.BaseModel):
         super().__init__(model_config, model_type, device=device, unet_model=build)
         self.model_sampling = SAMPLINGS[model_config.prediction](model_config)
 
+    def concat_cond(self, **kwargs):
+        """What goes into the channels beyond the noisy latent's, per frame; None for the plain base network."""
+        config, noise = self.model_config.lavie_config, kwargs["noise"]
+        if config.in_channels == self.latent_format.latent_channels:
+            return None
+        upscaling = config.stage == "super_resolution"
+        key, node = (
+            (LOW_RESOLUTION, "LaVie Super-Resolution Conditioning")
+            if upscaling
+            else (SOURCE_LATENTS, CONDITIONING_NODES[config.stage])
+        )
+        frames = kwargs.get(key)
+        if frames is None:
+            raise ValueError(
+                f"LaVie's {config.stage} model got prompts without the frames it starts from; send positive and "
+                f"negative through {node} first"
+            )
+        if frames.shape[0] != noise.shape[0] or frames.shape[2:] != noise.shape[2:]:
+            raise ValueError(
+                f"the conditioning is for {frames.shape[0]} frames of {frames.shape[3]} x {frames.shape[2]} latent "
+                f"pixels, the latent has {noise.shape[0]} of {noise.shape[3]} x {noise.shape[2]}; use the latent that "
+                f"{node} gives"
+            )
+        return (frames if upscaling else self.process_latent_in(frames)).to(kwargs["device"])
+
+    def extra_conds(self, **kwargs):
+        conds = super().extra_conds(**kwargs)
+        if NOISE_LEVEL in kwargs:
+            conds["y"] = comfy.conds.CONDRegular(torch.tensor([kwargs[NOISE_LEVEL]], device=kwargs["device"]))
+        return conds
+
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
         options = {} if transformer_options is None else transformer_options
         if c_crossattn is not None:
@@ -83,8 +122,14 @@ def _text_per_clip(text: torch.Tensor, conditions: int) -> torch.Tensor:
     return shared[:, 0] if torch.equal(shared.expand_as(per_clip), per_clip) else text
 
 
+class UpscalerLatents(comfy.latent_formats.SD_X4):
+    """Latents of the x4-upscaler's VAE, which has four pixels to a latent pixel."""
+
+    spacial_downscale_ratio = 4
+
+
 class LaVieModelConfig(comfy.supported_models.SD15):
-    """Describes a LaVie UNet in the terms of ComfyUI's SD 1.x configuration."""
+    """Describes a LaVie UNet in the terms of ComfyUI's SD configuration."""
 
     sampling_settings = {"beta_schedule": "sqrt_linear", "linear_start": 1e-4, "linear_end": 0.02}
     latent_format = comfy.latent_formats.SD15
@@ -94,6 +139,8 @@ class LaVieModelConfig(comfy.supported_models.SD15):
         self.lavie_config = config
         self.prediction = prediction
         self.unet_extra_config = {"num_heads": config.num_heads, "num_head_channels": -1}
+        if config.stage == "super_resolution":
+            self.latent_format = UpscalerLatents
         super().__init__(_describe(config))
 
     def get_model(self, state_dict, prefix="", device=None):
@@ -118,7 +165,7 @@ def _describe(config: UNetConfig) -> dict:
         "transformer_depth_output": [int(level) for level in levels for _ in range(layers + 1)],
         "transformer_depth_middle": 1,
         "context_dim": config.context_dim,
-        "use_linear_in_transformer": False,
+        "use_linear_in_transformer": config.architecture.linear_projections,
         "adm_in_channels": None,
         "use_temporal_attention": True,
     }

@@ -1,8 +1,13 @@
 """Text encoder files as ComfyUI's own CLIP objects.
 
 Contract: what `load_text_encoder` returns is a comfy.sd.CLIP that core's text nodes, LoRA loaders and hooks handle like
-the one of Stable Diffusion 1.x. CLIP ViT-L/14 goes through ComfyUI's own loader; our nano encoder uses the same classes
-with the configuration, vocabulary and merges that its metadata carries.
+the one of Stable Diffusion. CLIP ViT-L/14 (base, interpolation) and OpenCLIP ViT-H (super-resolution) go through
+ComfyUI's own loader, whatever names the file uses; our nano encoder uses the same classes with the configuration,
+vocabulary and merges that its metadata carries. Which network is to read the text, no file of an encoder tells.
+
+Stable Diffusion 2.x and its x4-upscaler read the penultimate of OpenCLIP ViT-H's 24 layers, normalised, and their
+diffusers files leave the last layer out. ComfyUI counts from the end of 24 layers, so a file with 23 gets a last one of
+zeros, which passes its input on: with either file the penultimate layer is the 23rd, for clip skip too.
 """
 
 from __future__ import annotations
@@ -21,11 +26,19 @@ from ..checkpoint import CheckpointError
 from ..tokenizer import END, START, make_tokenizer
 from .files import read_model_file
 
-CLIP_L_WIDTH, CLIP_L_LAYERS = 768, 12
+PUBLISHED = ((768, 12), (1024, 23), (1024, 24))  # (width, layers): CLIP ViT-L/14; OpenCLIP ViT-H, shortened or whole
+LAYER = "text_model.encoder.layers."
 EMBEDDING = "embeddings.token_embedding.weight"
-OPENCLIP_MARKER = "transformer.resblocks.0.ln_1.weight"
 SPECIAL_TOKENS = {"start": "bos", "end": "eos", "pad": "pad"}  # ComfyUI's names: transformers' names
 PARTS = ("embeddings.", "encoder.", "final_layer_norm.")  # of a CLIP text model
+OPENCLIP_EMBEDDING = "token_embedding.weight"
+OPENCLIP_PARTS = ("transformer.resblocks.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
+PROJECTIONS = ("text_projection.weight", "text_projection")  # the second as old ComfyUI saved it, transposed
+RIGHT_ONES = (
+    "LaVie's base and interpolation networks read CLIP ViT-L/14 of Stable Diffusion 1.x (768 wide, 12 layers), "
+    "super-resolution reads OpenCLIP ViT-H of Stable Diffusion 2.x or its x4-upscaler (1024 wide, 24 layers or 23), "
+    "the nano models read lavie_nano_text_encoder: use one of these"
+)
 
 
 def load_text_encoder(path: str, embedding_directory=None, model_options=None, disable_dynamic=False) -> comfy.sd.CLIP:
@@ -37,19 +50,18 @@ def load_text_encoder(path: str, embedding_directory=None, model_options=None, d
     weights = _transformers_names(path, weights)
     nano = "lavie.tokenizer" in metadata
     if not nano:
-        _require_clip_l(path, weights)
-    # Stable Diffusion 1.x reads no pooled projection; without one ComfyUI would keep whatever lies in memory.
-    weights["text_projection.weight"] = torch.eye(weights["text_model." + EMBEDDING].shape[1])
+        _require_published(path, weights)
+    _fill_in(weights)
     options = {
         "embedding_directory": embedding_directory, "model_options": dict(model_options or {}),
         "disable_dynamic": disable_dynamic,
     }  # fmt: skip
     try:
-        clip = _nano_clip(weights, metadata, options) if nano else _clip_l(weights, options)
+        clip = _nano_clip(weights, metadata, options) if nano else _published_clip(weights, options)
     except (RuntimeError, ValueError, TypeError, KeyError) as error:  # sizes that do not fit, told by torch or json
         raise CheckpointError(f"{path} is not a text encoder of the expected layout: {error}") from error
-    wanted = (key for key in clip.cond_stage_model.clip_l.transformer.state_dict() if key.startswith("text_model."))
-    missing = sorted(set(wanted) - set(weights))
+    encoder = getattr(clip.cond_stage_model, clip.cond_stage_model.clip).transformer
+    missing = sorted({key for key in encoder.state_dict() if key.startswith("text_model.")} - set(weights))
     if missing:
         raise CheckpointError(
             f"{path} is not a whole text encoder: {len(missing)} weights are missing, the first is {missing[0]}; "
@@ -65,41 +77,52 @@ def _load_clip_patcher(path, embedding_directory=None, model_options=None, disab
 
 
 def _transformers_names(path: str, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`text_model.*`, whatever stood before it. Raises CheckpointError where there is no CLIP text model."""
-    if any(key.endswith(OPENCLIP_MARKER) for key in weights):
-        raise CheckpointError(_wrong_clip(path, "an OpenCLIP text encoder (Stable Diffusion 2.x or XL)"))
-    found = next((key for key in weights if key.endswith(EMBEDDING)), None)
-    if found is None:
-        raise CheckpointError(
-            f"{path} holds no CLIP text encoder (expected text_model.{EMBEDDING}); use the text encoder of Stable "
-            "Diffusion 1.x (CLIP ViT-L/14) or lavie_nano_text_encoder"
-        )
-    prefix = found.removesuffix(EMBEDDING)
-    return {
-        "text_model." + key.removeprefix(prefix): value
-        for key, value in weights.items()
-        if key.startswith(tuple(prefix + part for part in PARTS)) and not key.endswith("position_ids")
-    }
+    """`text_model.*` and a projection if there is one, whatever the names and what stood before them.
+
+    Raises CheckpointError where there is no CLIP text model.
+    """
+    if (prefix := _prefix(weights, EMBEDDING)) is not None:
+        outer = prefix.removesuffix("text_model.")
+        return {
+            "text_model." + key.removeprefix(prefix): value
+            for key, value in weights.items()
+            if key.startswith(tuple(prefix + part for part in PARTS)) and not key.endswith("position_ids")
+        } | {name: weights[outer + name] for name in PROJECTIONS if outer + name in weights}
+    if (prefix := _prefix(weights, OPENCLIP_EMBEDDING)) is not None:
+        parts = tuple(prefix + part for part in OPENCLIP_PARTS)
+        text = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(parts)}
+        return comfy.utils.clip_text_transformers_convert(text, "", "")
+    raise CheckpointError(f"{path} holds no CLIP text encoder (expected text_model.{EMBEDDING}); {RIGHT_ONES}")
 
 
-def _require_clip_l(path: str, weights: dict[str, torch.Tensor]) -> None:
-    width = weights["text_model." + EMBEDDING].shape[1]
-    layers = len({key.split(".")[3] for key in weights if key.startswith("text_model.encoder.layers.")})
-    if (width, layers) != (CLIP_L_WIDTH, CLIP_L_LAYERS):
-        raise CheckpointError(_wrong_clip(path, f"a text encoder {width} wide with {layers} layers"))
+def _prefix(weights: dict[str, torch.Tensor], ending: str) -> str | None:
+    """What stands before the first key with this ending."""
+    return next((key.removesuffix(ending) for key in weights if key.endswith(ending)), None)
 
 
-def _clip_l(weights: dict, options: dict) -> comfy.sd.CLIP:
+def _layers(weights: dict[str, torch.Tensor]) -> int:
+    return len({key.split(".")[3] for key in weights if key.startswith(LAYER)})
+
+
+def _require_published(path: str, weights: dict[str, torch.Tensor]) -> None:
+    width, layers = weights["text_model." + EMBEDDING].shape[1], _layers(weights)
+    if (width, layers) not in PUBLISHED:
+        raise CheckpointError(f"{path} is a text encoder {width} wide with {layers} layers; {RIGHT_ONES}")
+
+
+def _fill_in(weights: dict[str, torch.Tensor]) -> None:
+    """Add what files of Stable Diffusion leave out and ComfyUI would otherwise take from unwritten memory."""
+    if _layers(weights) == 23:
+        last = {key: value for key, value in weights.items() if key.startswith(f"{LAYER}22.")}
+        weights.update({key.replace(".22.", ".23."): torch.zeros_like(value) for key, value in last.items()})
+    embedding = weights["text_model." + EMBEDDING]
+    # Of the pooled output, which these models do not read.
+    weights.setdefault("text_projection.weight", torch.eye(embedding.shape[1], dtype=embedding.dtype))
+
+
+def _published_clip(weights: dict, options: dict) -> comfy.sd.CLIP:
     kind = comfy.sd.CLIPType.STABLE_DIFFUSION
     return comfy.sd.load_text_encoder_state_dicts([dict(weights)], clip_type=kind, **options)
-
-
-def _wrong_clip(path: str, what: str) -> str:
-    return (
-        f"{path} is {what}. LaVie's base and interpolation networks read CLIP ViT-L/14, {CLIP_L_WIDTH} wide with "
-        f"{CLIP_L_LAYERS} layers: use the text encoder of Stable Diffusion 1.x. The 1024 wide OpenCLIP ViT-H belongs "
-        "to LaVie's super-resolution alone; for that load it with core's Load CLIP, type stable_diffusion"
-    )
 
 
 # The nano encoder

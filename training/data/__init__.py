@@ -1,14 +1,18 @@
-"""Data of a training: catalogues of videos and images, batches that are pure functions of (seed, step), caches."""
+"""Data of a training: catalogues of videos and images, plans that are pure functions of (seed, step), caches.
 
-from .batches import RawBatch, TrainingData
+`prepare` makes catalogues of sources; `TrainingData.plan` says what a step sees and `render` reads it. The tensor cache
+(cache.py) and the degradations of super-resolution (degrade.py) are imported from where they are.
+"""
+
+from .background import ordered_map
 from .catalogue import Catalogue, Item, Skipped
 from .errors import DataError
 from .pixels import render
 from .plan import Draw
-from .prefetch import prefetch
 from .settings import Bucket, DataSettings
+from .training_data import TrainingData
 
 __all__ = [
-    "Bucket", "Catalogue", "DataError", "DataSettings", "Draw", "Item", "RawBatch", "Skipped", "TrainingData",
-    "prefetch", "render",
+    "Bucket", "Catalogue", "DataError", "DataSettings", "Draw", "Item", "Skipped", "TrainingData", "ordered_map",
+    "render",
 ]  # fmt: skip

@@ -41,17 +41,19 @@ class TensorCache:
 
     def __init__(self, folder: str | Path, fingerprint: str, max_bytes: int | None = None):
         self.folder, self.max_bytes = Path(folder), max_bytes
-        self._full = False
+        self._said_unwritable = False
         self._lock = threading.Lock()
         mark = {"version": VERSION, "fingerprint": fingerprint}
         self.folder.mkdir(parents=True, exist_ok=True)
         found = self._read_mark()
         if found != mark:
-            removed = sum(self._remove(path) for path in self._entries())
+            removed = list(self._entries())
+            for path in removed:
+                path.unlink(missing_ok=True)
             if found is not None:
                 log.warning(
                     "%s was made for %s and is now for %s: its %d entries are removed",
-                    self.folder, found.get("fingerprint"), fingerprint, removed,
+                    self.folder, found.get("fingerprint"), fingerprint, len(removed),
                 )  # fmt: skip
             write_atomically(self.folder / MARK, [json.dumps(mark)])
         self._bytes = sum(path.stat().st_size for path in self._entries()) if max_bytes is not None else 0
@@ -70,7 +72,7 @@ class TensorCache:
             return None
         except (SafetensorError, OSError) as error:
             log.warning("cache entry %s of %r is damaged (%s): removed, to be made again", path, key, error)
-            self._remove(path)
+            path.unlink(missing_ok=True)
             return None
 
     def put(self, key: str, tensors: dict[str, torch.Tensor]) -> None:
@@ -85,9 +87,9 @@ class TensorCache:
             os.replace(temporary, path)
         except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)
-            if not self._full:
+            if not self._said_unwritable:
                 log.warning("the cache %s cannot be written (%s): going on without new entries in it", path, error)
-            self._full = True
+            self._said_unwritable = True
             return
         if self.max_bytes is not None:
             with self._lock:
@@ -108,32 +110,29 @@ class TensorCache:
         for _, size, path in sorted(entries):
             if self._bytes <= EVICT_TO * self.max_bytes:
                 break
-            self._remove(path)
+            path.unlink(missing_ok=True)
             self._bytes -= size
 
     def _read_mark(self) -> dict | None:
         """What the folder says it is; None if it is empty."""
+        strange = any(not path.name.startswith(MARK) for path in self.folder.iterdir())  # first: marks are older
         try:
             found = json.loads((self.folder / MARK).read_text(encoding="utf-8"))
-            return found if isinstance(found, dict) else {}
         except FileNotFoundError:
-            if any(self.folder.iterdir()):
+            if strange:
                 raise DataError(f"{self.folder} is not empty and not a cache; name a folder of its own") from None
             return None
         except ValueError:
             return {}
+        return found if isinstance(found, dict) else {}
 
     def _entries(self) -> Iterator[Path]:
-        return self.folder.glob("??/*.safetensors")
+        """All files of entries, also what a killed process left half-written."""
+        return self.folder.glob("??/*")
 
     def _path(self, key: str) -> Path:
         name = hashlib.sha256(key.encode()).hexdigest()
         return self.folder / name[:2] / f"{name[2:42]}.safetensors"
-
-    @staticmethod
-    def _remove(path: Path) -> bool:
-        path.unlink(missing_ok=True)
-        return True
 
 
 def _checksum(tensors: dict[str, torch.Tensor]) -> str:

@@ -21,6 +21,7 @@ from .errors import DataError
 VERSION = 1
 PREPARE = "python -m comfyui_lavie.training prepare"
 KINDS = ("video", "image")
+MIXED_RATES = 1.05  # 24 and 25 frames per second are alike, 24 and 30 are not
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,13 @@ class Catalogue:
         for item in self.items:
             whole.update(digest([item.key, item.kind, item.caption, item.identity]).encode())
         return whole.hexdigest()
+
+    @cached_property
+    def mixed_rates(self) -> tuple[float, float] | None:
+        """The lowest and highest frames per second of its videos, if they are so far apart that it shows."""
+        rates = [item.fps for item in self.items if item.fps]
+        mixed = bool(rates) and max(rates) > MIXED_RATES * min(rates)
+        return (min(rates), max(rates)) if mixed else None
 
     def save(self, folder: str | Path) -> None:
         """Write the folder; the file that makes it valid comes last."""
@@ -162,10 +170,13 @@ class Catalogue:
 
 def write_atomically(path: Path, lines: Iterable[str]) -> None:
     """Write to a neighbour, then rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(lines)
-    os.replace(temporary, path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(lines)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _lines(path: Path) -> Iterable[dict]:

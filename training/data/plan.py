@@ -1,8 +1,9 @@
 """Which pixels a training step sees: a pure function of (seed, step) and of the catalogue.
 
 Contract: a step takes one bucket; its rows and their images come from shuffled rounds: each eligible item once, in an
-order drawn anew per round (a permutation that is computed, not stored, so any step can be planned by itself). Ranks
-take equal runs of neighbouring rows. Nothing here reads a file.
+order drawn anew per round (a permutation that is computed, not stored, so any step can be planned by itself; where
+there are several buckets, each passes over the places of the steps that took another). Ranks take equal runs of
+neighbouring rows. Nothing here reads a file.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Draw:
 
     @property
     def name(self) -> str:
-        """Equal exactly for equal pixels: the key of a latent cache."""
+        """Equal names mean equal pixels: the key of a latent cache."""
         box = ",".join(f"{value:.4f}" for value in (*self.box, *self.drift))
         width, height = self.size
         return (
@@ -66,11 +67,11 @@ def shuffled(position: int, size: int, *key) -> tuple[int, int]:
     round_number, place = divmod(position, size)
     half = max(1, -(-(size - 1).bit_length() // 2))
     mask = (1 << half) - 1
-    secret = repr((*key, round_number)).encode()
+    secret = hashlib.sha256(repr((*key, round_number)).encode()).digest()
     while True:  # a Feistel network permutes 0 .. 4**half - 1; walk until within size (four steps on average at most)
         left, right = place >> half, place & mask
         for turn in range(4):
-            digest = hashlib.blake2b(b"%d,%d" % (turn, right), key=hashlib.md5(secret).digest(), digest_size=8).digest()
+            digest = hashlib.blake2b(b"%d,%d" % (turn, right), key=secret, digest_size=8).digest()
             left, right = right, left ^ (int.from_bytes(digest, "little") & mask)
         place = left << half | right
         if place < size:
@@ -141,4 +142,4 @@ def draw(item: Item, kind: str, bucket: Bucket, settings: DataSettings, rng: np.
 def _reach(begin: float, length: float, whole: int, rng: np.random.Generator) -> float:
     """Where a moving cut-out ends along one axis."""
     reach = PAN_REACH * length
-    return float(rng.uniform(max(0.0, begin - reach), min(whole - length, begin + reach)))
+    return round(float(rng.uniform(max(0.0, begin - reach), min(whole - length, begin + reach))), 4)

@@ -14,18 +14,19 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
+from .background import ordered_map
 from .catalogue import Catalogue, Item, Skipped
+from .cluster import cluster_map
 from .errors import DataError
 from .journal import Journal
-from .prefetch import ordered_map
 from .sources import Entry, check_source, probe, scan, shapes
 
 NAMED = 10  # how many skipped things the summary names
-MIXED_RATES = 1.05  # rates further apart than this factor are worth a hint
 
 DESCRIPTION = """\
 Look at videos and images once and write a catalogue that recipes name in [data] catalogues.
@@ -73,11 +74,12 @@ class Limits:
 
 def prepare(
     sources: list[Path], out: Path, generated: list[dict], limits: Limits, caption: str = "", decode: bool = True,
-    workers: int = 1, progress: bool = True,
+    workers: int | None = 1, progress: bool = True,
 ) -> Catalogue:  # fmt: skip
     """Make the catalogue of `sources` and of shapes (arguments of `sources.shapes`) and write it to `out`.
 
-    `caption` is given to what has none of its own. Raises DataError naming every source that cannot be read at all.
+    `caption` is given to what has none of its own. workers: threads; None: a Ray cluster. Raises DataError naming every
+    source that cannot be read at all.
     """
     problems = []
     for source in sources:
@@ -93,12 +95,10 @@ def prepare(
     items: list[Item] = []
     skipped: list[Skipped] = []
     with Journal(out / "probed.jsonl", decode) as journal:
-
-        def look(entry: Entry | Skipped) -> Item | Skipped:
-            return entry if isinstance(entry, Skipped) else journal.known(entry) or probe(entry, decode)
-
         entries = (entry for source in sources for entry in _captioned(scan(source), caption))
-        found = ordered_map(_with(look), entries, workers, ahead=8 * workers)
+        things = ((entry, entry if isinstance(entry, Skipped) else journal.known(entry)) for entry in entries)
+        look = partial(_look, decode=decode)
+        found = ordered_map(look, things, workers, ahead=8 * workers) if workers else cluster_map(look, things)
         for entry, result in tqdm(found, desc="prepare", unit="file", disable=not progress):
             if isinstance(result, Item):
                 journal.add(entry, result)
@@ -112,8 +112,10 @@ def prepare(
     return catalogue
 
 
-def _with(function):
-    return lambda thing: (thing, function(thing))
+def _look(thing: tuple[Entry | Skipped, Item | Skipped | None], decode: bool) -> tuple[Entry, Item | Skipped]:
+    """An entry and what it is, if that is not known yet."""
+    entry, known = thing
+    return entry, known or probe(entry, decode)
 
 
 def _captioned(entries: Iterator[Entry | Skipped], caption: str) -> Iterator[Entry | Skipped]:
@@ -138,8 +140,7 @@ def summary(catalogue: Catalogue, out: Path) -> str:
     if videos:
         rates = Counter(f"{item.fps:g}" for item in videos)
         lines.append(f"  frames per second: {_counted(rates)}")
-        known = [item.fps for item in videos if item.fps]
-        if known and max(known) > MIXED_RATES * min(known):
+        if catalogue.mixed_rates:
             lines.append("  rates are mixed: set fps in [data], and every clip plays at about that rate")
     if catalogue.skipped:
         lines.append(f"skipped {len(catalogue.skipped)}, all named in {out / 'skipped.jsonl'}")
@@ -179,10 +180,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--check", choices=("decode", "packets"), default="decode",
-        help="decode: every frame, finds all damage; packets: reads every file but decodes one frame only, finds missing "
+        help="decode: every frame, finds all damage; packets: reads every file but decodes one frame, finds missing "
         "ends, many times faster",
     )  # fmt: skip
     parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, help="files looked into side by side")
+    parser.add_argument(
+        "--ray", action="store_true",
+        help="look on a Ray cluster instead (RAY_ADDRESS; else on this machine): pip install 'lavie[ray]'",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -194,7 +199,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         catalogue = prepare(
             args.sources, args.out, args.shapes, limits, " ".join(args.caption.split()), args.check == "decode",
-            args.workers, progress=sys.stderr.isatty(),
+            None if args.ray else args.workers, progress=sys.stderr.isatty(),
         )  # fmt: skip
     except (DataError, OSError) as error:
         print(f"prepare: {error}", file=sys.stderr)
@@ -210,19 +215,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
+    return int(text)
 
 
 def _size(text: str) -> tuple[int, int]:
-    width, height = map(_positive, text.lower().split("x"))
-    return width, height
+    width, by, height = text.lower().partition("x")
+    if not by:
+        raise argparse.ArgumentTypeError(f"expected width and height such as 512x320, got {text!r}")
+    return _positive(width), _positive(height)
 
 
 def _shapes(text: str) -> dict:
-    kinds = {"videos": int, "images": int, "size": _positive, "frames": _positive, "split": str}
+    kinds = {"videos": _positive, "images": _positive, "size": _positive, "frames": _positive, "split": str}
     found = {"videos": 0, "images": 0}
     for part in text.split(","):
         name, _, value = part.partition("=")

@@ -38,7 +38,7 @@ class DataSettings:
         video: False: rows are single images (image pre-training); buckets then have one frame, and `images` is 0.
         stride: source frames from one frame of a clip to the next, drawn per clip, both ends included.
         fps: if given, each clip takes the whole stride that plays nearest to this rate, and `stride` is ignored;
-            what would be off by more than `FPS_TOLERANCE` is not used.
+            videos that would be off by more than a quarter are not used.
         crop: "cover" shrinks a picture until it just covers the bucket; "native" cuts at full resolution.
         enlarge: whether pictures smaller than the bucket are enlarged; if not, they are not used.
         image_clips: share of rows whose clip is a large image in random translation.
@@ -62,6 +62,7 @@ class DataSettings:
         """Everything that is wrong with the table itself, one sentence each; empty if nothing is."""
         low, high = self.stride
         checks = [
+            (not self.catalogues, "catalogues: expected at least one folder that prepare made"),
             (not self.buckets, "buckets: expected at least one"),
             (self.images < 0, f"images: expected 0 or more, got {self.images}"),
             (self.variants < 0, f"variants: expected 0 or more, got {self.variants}"),

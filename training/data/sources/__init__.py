@@ -5,8 +5,8 @@ Contract: `scan` walks a source and yields, in a stable order, an `Entry` for ea
 of an item again, from the item alone.
 """
 
-from .base import Entry, probe, read_frames
+from .base import Entry, check_files, probe, read_frames
 from .scan import check_source, scan
 from .synthetic import shapes
 
-__all__ = ["Entry", "check_source", "probe", "read_frames", "scan", "shapes"]
+__all__ = ["Entry", "check_files", "check_source", "probe", "read_frames", "scan", "shapes"]

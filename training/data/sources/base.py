@@ -8,7 +8,7 @@ time of frame 0, to those of videos. {"source": "shapes", "split", "seed"} for g
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpe
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 CAPTION_SUFFIXES = (".txt", ".json")
 CAPTION_KEYS = ("caption", "text", "prompt")
+NAMED = 10  # how many files an error lists
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Entry:
 
 
 def kind_of(name: str) -> str | None:
-    """ "video", "image", or None, by the suffix of a file's name."""
+    """What a file is by the suffix of its name: "video", "image", or None."""
     suffix = Path(name).suffix.lower()
     return "video" if suffix in VIDEO_SUFFIXES else "image" if suffix in IMAGE_SUFFIXES else None
 
@@ -105,20 +106,44 @@ def _advice(item: Item) -> str:
     return f"It was readable when it was prepared ({item.locator['path']}); repeat {PREPARE} to leave it out"
 
 
-def _open(locator: dict[str, Any]) -> Source:
-    """The path of a file, or the bytes of a member of a tar file. Raises DataError if it is not what it was."""
+def check_files(items: Iterable[Item]) -> None:
+    """Raises DataError naming the files that are gone or have changed since they were prepared; opens none of them."""
+    first_of = {item.locator["path"]: item for item in items if "path" in item.locator}
+    problems = []
+    for path, item in first_of.items():
+        try:
+            _unchanged(item.locator)
+        except DataError as error:
+            problems.append(f"{path}: {error}")
+    if problems:
+        more = f"\nand {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+        listed = "\n".join(problems[:NAMED])
+        raise DataError(f"{len(problems)} of {len(first_of)} files cannot be used; {PREPARE} again:\n{listed}{more}")
+
+
+def _unchanged(locator: dict[str, Any]) -> Path:
+    """The path of a file. Raises DataError if it is not what it was."""
     path = Path(locator["path"])
     try:
         stat = path.stat()
-        if (stat.st_size, stat.st_mtime_ns) != (locator["bytes"], locator["modified"]):
-            raise DataError("the file has changed since it was listed")
-        if locator["source"] == "file":
-            return path
+    except OSError as error:
+        raise DataError(f"the file cannot be read ({error.strerror})") from None
+    if (stat.st_size, stat.st_mtime_ns) != (locator["bytes"], locator["modified"]):
+        raise DataError("the file has changed since it was listed")
+    return path
+
+
+def _open(locator: dict[str, Any]) -> Source:
+    """The path of a file, or the bytes of a member of a tar file. Raises DataError if it is not what it was."""
+    path = _unchanged(locator)
+    if locator["source"] == "file":
+        return path
+    try:
         with path.open("rb") as file:
             file.seek(locator["offset"])
             content = file.read(locator["size"])
-        if len(content) < locator["size"]:
-            raise DataError("the shard ends in the middle of it")
-        return content
     except OSError as error:
         raise DataError(f"the file cannot be read ({error.strerror})") from None
+    if len(content) < locator["size"]:
+        raise DataError("the shard ends in the middle of it")
+    return content

@@ -1,8 +1,8 @@
 """A folder of videos and images, with all folders inside it.
 
 A caption lies beside its file (clip.mp4: clip.txt, else clip.json with "caption", "text" or "prompt"), else in a
-captions.csv at the top of the folder (columns: see sources/table.py). Shards (.tar) in it are read as such. Files whose
-name begins with a dot are ignored.
+captions.csv at the top of the folder (columns: see sources/table.py). Shards (.tar) in it are read as such. Files and
+folders whose name begins with a dot are ignored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def scan_folder(root: Path) -> Iterator[Entry | Skipped]:
     """Entries in the order of their paths, then what is left over."""
     listed = root / CAPTIONS_FILE
     listed_captions = read_captions(listed) if listed.is_file() else {}
-    paths = sorted(path for path in root.rglob("*") if not path.relative_to(root).name.startswith("."))
+    paths = sorted(p for p in root.rglob("*") if not any(part[0] == "." for part in p.relative_to(root).parts))
     stems = {path.with_suffix("") for path in paths if kind_of(path.name)}
     named = set()
     for path in paths:

@@ -29,4 +29,4 @@ def render_frames(item: Item, indices: Sequence[int]) -> np.ndarray:
     scene = sample_scene(item.locator["seed"], item.locator["split"])
     if item.kind == "image":
         return np.repeat(render_image(scene, item.width)[None], len(indices), axis=0)
-    return render(scene, item.frames, item.width)[list(indices)]
+    return render(scene, item.frames, item.width, only=indices)

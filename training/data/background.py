@@ -1,4 +1,4 @@
-"""Reading ahead: batches are decoded in the background while the network trains."""
+"""Working ahead: batches are decoded while the network trains, files are looked into side by side."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
-
-from .batches import RawBatch, TrainingData
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -29,13 +27,3 @@ def ordered_map(function: Callable[[In], Out], things: Iterable[In], workers: in
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def prefetch(
-    data: TrainingData, seed: int, first_step: int, stop_step: int, rank: int = 0, world: int = 1, workers: int = 2
-) -> Iterator[RawBatch]:
-    """Batches of steps first_step .. stop_step - 1 in order, the same for any number of workers (0: no threads)."""
-    steps = range(first_step, stop_step)
-    if workers == 0:
-        return (data.batch(seed, step, rank, world) for step in steps)
-    return ordered_map(lambda step: data.batch(seed, step, rank, world), steps, workers, ahead=2 * workers)

@@ -1,15 +1,13 @@
-"""Batches of clips and images: what a training loop asks of its data."""
+"""A catalogue and settings together: what a training loop asks of its data."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 import numpy as np
 
 from .catalogue import PREPARE, Catalogue, Skipped
 from .errors import DataError
-from .pixels import render
 from .plan import Draw, draw, pick_bucket, random, shuffled, unfit
 from .settings import Bucket, DataSettings
 
@@ -17,29 +15,8 @@ log = logging.getLogger(__name__)
 NAMED = 3  # how many examples a message gives
 
 
-@dataclass(frozen=True)
-class RawBatch:
-    """One process's share of a global batch.
-
-    Attributes:
-        frames: uint8 (B, F + M, H, W, 3): a row's clip, then its images.
-        captions, keys, draws: B * (1 + M) each: row by row, a clip's, then its images'. A key says where the pixels
-            come from, a draw everything that decides them.
-        bucket: its shape. num_frames: F. num_images: M. fps: of each clip as it plays (0 for single images).
-    """
-
-    frames: np.ndarray
-    captions: tuple[str, ...]
-    keys: tuple[str, ...]
-    draws: tuple[str, ...]
-    bucket: Bucket
-    num_frames: int
-    num_images: int
-    fps: tuple[float, ...]
-
-
 class TrainingData:
-    """A catalogue as batches; every batch is a pure function of (seed, step), whatever was asked before.
+    """Plans of batches; each is a pure function of (seed, step), whatever was asked before. `render` reads a draw.
 
     Attributes:
         unused: items that no bucket can take, with the reason.
@@ -58,16 +35,13 @@ class TrainingData:
         self.unused = self._unused()
         self._say_unused()
 
-    def bucket(self, seed: int, step: int) -> Bucket:
-        """The bucket that a step takes."""
-        return self.settings.buckets[pick_bucket(self.settings.buckets, seed, step)]
-
     def plan(self, seed: int, step: int, rank: int = 0, world: int = 1) -> list[Draw]:
         """The draws of a rank's rows, row by row: the clip, then its images. All ranks' plans joined are `world=1`'s.
 
         Raises DataError if the bucket's rows cannot be shared equally.
         """
         self.check_world(world)
+        seed, step = int(seed), int(step)  # numpy's whole numbers would draw others
         number = pick_bucket(self.settings.buckets, seed, step)
         bucket = self.settings.buckets[number]
         share = bucket.rows // world
@@ -78,24 +52,6 @@ class TrainingData:
             images = self.settings.images
             draws += [self._draw("image", number, seed, position * images + i) for i in range(images)]
         return draws
-
-    def batch(self, seed: int, step: int, rank: int = 0, world: int = 1) -> RawBatch:
-        """Read what `plan` says. Raises DataError naming the item if a file cannot be read."""
-        draws = self.plan(seed, step, rank, world)
-        bucket = self.bucket(seed, step)
-        per_row = 1 + self.settings.images
-        pixels = [render(one) for one in draws]
-        rows = [np.concatenate(pixels[i : i + per_row]) for i in range(0, len(pixels), per_row)]
-        return RawBatch(
-            frames=np.stack(rows),
-            captions=tuple(one.item.caption for one in draws),
-            keys=tuple(one.item.key for one in draws),
-            draws=tuple(one.name for one in draws),
-            bucket=bucket,
-            num_frames=bucket.frames,
-            num_images=self.settings.images,
-            fps=tuple(one.fps for one in draws[::per_row]),
-        )
 
     def check_world(self, world: int) -> None:
         """Raises DataError unless every bucket's rows can be shared among `world` processes equally."""
@@ -176,9 +132,7 @@ class TrainingData:
             count, whole = len(self.unused), len(self.catalogue.items)
             more = f"; and {count - NAMED} more" if count > NAMED else ""
             log.warning("%d of %d items are not used: %s%s", count, whole, examples, more)
-        rates = sorted({round(item.fps, 2) for item in self.catalogue.items if item.kind == "video"})
-        if self.settings.video and self.settings.fps is None and rates and rates[-1] > 1.3 * rates[0]:
-            log.warning(
-                "videos have %g to %g frames per second, so equal strides mean unequal speed; set fps to even it out",
-                rates[0], rates[-1],
-            )  # fmt: skip
+        rates = self.catalogue.mixed_rates
+        if self.settings.video and self.settings.fps is None and rates:
+            text = "videos have %g to %g frames per second, so equal strides mean unequal speed; set fps to even it out"
+            log.warning(text, *rates)

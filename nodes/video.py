@@ -1,0 +1,111 @@
+"""Last step: a clip decoded while it is written, so that its frames are never in memory all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+import comfy.model_management
+import comfy.utils
+import torch
+from comfy_api.latest import Input, InputImpl, Types, io
+
+from .latent import DECODED_BY
+from .notices import readable_bytes, tell
+
+
+class DecodedFrames:
+    """Frames (F, H, W, 3) that exist only while they are iterated over, ``batch`` at a time."""
+
+    def __init__(self, vae, samples: torch.Tensor, batch: int):
+        self.vae, self.samples, self.batch = vae, samples, batch
+        factor = vae.spacial_compression_decode()
+        count, _, height, width = samples.shape
+        self.shape = (count, height * factor, width * factor, 3)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        progress = comfy.utils.ProgressBar(self.shape[0])
+        for part in self.samples.split(self.batch):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            yield from self.vae.decode(part)
+            progress.update(part.shape[0])
+
+
+class LatentVideo(Input.Video):
+    """A VIDEO that is decoded when it is saved. What needs all frames at once gets them from `get_components`."""
+
+    def __init__(self, frames: DecodedFrames, frame_rate: Fraction):
+        self._frames, self._rate = frames, frame_rate
+
+    def get_components(self) -> Types.VideoComponents:
+        return Types.VideoComponents(images=torch.stack(list(self._frames)), frame_rate=self._rate)
+
+    def save_to(self, path, **options) -> None:
+        """Write a file as core does for a VIDEO of images; ``options`` are those of VideoFromComponents."""
+        lazy = Types.VideoComponents(images=self._frames, frame_rate=self._rate)
+        InputImpl.VideoFromComponents(lazy).save_to(path, **options)
+
+    def as_trimmed(self, start_time=None, duration=None, strict_duration=True) -> Input.Video | None:
+        return InputImpl.VideoFromComponents(self.get_components()).as_trimmed(start_time, duration, strict_duration)
+
+    def get_dimensions(self) -> tuple[int, int]:
+        return self._frames.shape[2], self._frames.shape[1]
+
+    def get_frame_count(self) -> int:
+        return self._frames.shape[0]
+
+    def get_frame_rate(self) -> Fraction:
+        return self._rate
+
+    def get_duration(self) -> float:
+        return float(self.get_frame_count() / self._rate)
+
+
+class LaVieDecodeToVideo(io.ComfyNode):
+    """LATENT -> VIDEO whose frames are decoded a few at a time while the file is written."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LaVieDecodeToVideo",
+            display_name="LaVie Decode to Video",
+            category="LaVie",
+            description="A video that core Save Video decodes while it writes the file: memory holds a few frames, "
+            "however long the clip. Where later nodes need images, use VAE Decode.",
+            search_aliases=["lavie", "decode", "vae decode", "video", "low memory", "stream"],
+            inputs=[
+                io.Latent.Input("samples", tooltip="The sampler's result, one frame per batch entry."),
+                io.Vae.Input(
+                    "vae",
+                    tooltip="The VAE that the latent belongs to: of Stable Diffusion 1.x for base and interpolation, "
+                    "the x4-upscaler's for super-resolution.",
+                ),
+                io.Float.Input(
+                    "fps", default=8.0, min=1.0, max=120.0, step=1.0,
+                    tooltip="Frames per second. Published: 8 for the base model, 24 after interpolation.",
+                ),
+                io.Int.Input(
+                    "frames_at_once", default=4, min=1, max=64, advanced=True,
+                    tooltip="Frames decoded together. More is faster where memory allows.",
+                ),
+            ],
+            outputs=[io.Video.Output(tooltip="For Save Video.")],
+            hidden=[io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, samples, vae, fps, frames_at_once) -> io.NodeOutput:
+        latent = samples["samples"]
+        if latent.ndim != 4:
+            raise ValueError(f"expected a latent of (frames, channels, height, width), got {tuple(latent.shape)}")
+        factor, wanted = vae.spacial_compression_decode(), samples.get(DECODED_BY)
+        if wanted not in (None, factor):
+            names = {8: "the VAE of Stable Diffusion 1.x", 4: "the x4-upscaler's VAE"}
+            raise ValueError(
+                f"this latent has {wanted} pixels to a latent pixel, the VAE {factor}: connect {names[wanted]}"
+            )
+        frames = DecodedFrames(vae, latent, frames_at_once)
+        count, height, width, _ = frames.shape
+        saved = readable_bytes(count * height * width * 3 * 4)
+        tell(cls, f"{count} frames of {width} x {height} pixels, {count / fps:.3g} s (all at once: {saved})")
+        return io.NodeOutput(LatentVideo(frames, Fraction(fps)))
