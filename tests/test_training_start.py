@@ -113,7 +113,7 @@ def test_random_starts_are_their_seed(tmp_path):
         ("base", lambda folder: TEXT, "is no UNet .it looks like: text_encoder.; wanted: lavie_base.pt"),
         ("base", lambda folder: folder, "neither a run of ours nor a diffusers folder"),
         ("super_resolution", lambda folder: save_unet(make_unet(), folder / "b.safetensors"), "does not fit a super"),
-        ("base", lambda folder: save_unet(make_unet(), folder / "b.safetensors"), "model.config asks for .* but .* has"),
+        ("base", lambda folder: save_unet(make_unet(), folder / "b.safetensors"), "model.config asks for .* has"),
     ],
     ids=["missing", "another kind", "empty folder", "another stage", "other sizes"],
 )

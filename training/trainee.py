@@ -61,6 +61,8 @@ class Trainee(nn.Module):
                 self.text_lora = LoRA(self.text, text_layers(self.text), lora.rank, lora.alpha)
         for name, parameter in self.unet.named_parameters():
             parameter.requires_grad_(not lora and _learns(recipe, name))
+        if recipe.model.train == "temporal":
+            keep_norms_from_crashing(self.unet)
         if recipe.run.gradient_checkpointing:
             checkpoint_blocks(self.unet)
         self.register_buffer("alphas", alphas_cumprod(), persistent=False)
@@ -93,6 +95,21 @@ def checkpoint_blocks(unet: LaVieUNet) -> None:
     for module in unet.modules():
         if isinstance(module, BLOCKS):
             module.forward = partial(checkpoint, module.forward, use_reentrant=False, preserve_rng_state=False)
+
+
+def keep_norms_from_crashing(unet: LaVieUNet) -> None:
+    """Let what enters a GroupNorm that learns want a gradient, though frozen layers made it; the gradient ends there.
+
+    Without, torch's CPU kernel (2.11) ends the process: channels-last input that wants no gradient, weights that do.
+    """
+
+    def forward(norm: nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
+        x = x if x.requires_grad else x.detach().requires_grad_()
+        return nn.functional.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+
+    for module in unet.modules():
+        if isinstance(module, nn.GroupNorm) and module.weight.requires_grad:
+            module.forward = partial(forward, module)
 
 
 def trained(module: nn.Module) -> dict[str, nn.Parameter]:
