@@ -1,7 +1,7 @@
 """What is trained, as one module: the UNet, perhaps adapters, perhaps a text encoder; its average and its optimiser.
 
 Contract: `Trainee` maps a batch to its rows' losses, so that distributed wrappers see one module with one forward pass.
-Parameters that learn are float32; frozen ones have the precision of the run.
+Parameters that learn are float32; frozen matrices and kernels have the precision of the run.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Trainee(nn.Module):
         self.register_buffer("alphas", alphas_cumprod(), persistent=False)
         if whole:
             for parameter in self.unet.parameters():
-                if not parameter.requires_grad:
+                if not parameter.requires_grad and parameter.ndim > 1:
                     parameter.data = parameter.data.to(PRECISIONS[recipe.run.precision])
         self.to(device)
 
