@@ -40,13 +40,6 @@ def world(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def no_accelerator_left():
-    """Accelerate keeps one state per process; a command ends with its process, a test does not."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 def recipe_in(world, out, name="base", **values):
     """A shipped recipe on the tiny networks and data."""
     own = {

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from .config import Recipe
 from .data import Catalogue, TrainingData, ordered_map
+from .data.sources import check_files
 from .inputs import Inputs, Share
 from .objective import snr_weights, total_loss
 from .recipe_file import save_recipe
@@ -50,6 +51,8 @@ class Training:
         learn, heldout = catalogue.split(recipe.validation.heldout)
         self.data = TrainingData(recipe.data, learn)
         self.data.check_world(self.world * run.accumulate)
+        if self.main:
+            check_files(catalogue.items)
         self.inputs = Inputs(recipe, self.accelerator.device)
         trainee = Trainee(recipe, self.inputs.texts.model, self.accelerator.device)
         self.config, self.prediction = trainee.unet.config, trainee.prediction

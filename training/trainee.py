@@ -49,10 +49,7 @@ class Trainee(nn.Module):
         self.prediction, lora = recipe.model.prediction, recipe.lora
         unet, self.source = starting_unet(recipe, eager_attention if device.type == "cpu" else None)
         whole = recipe.run.parallel == "ddp"  # shards are made of contiguous float32 tensors
-        self.unet = unet
-        for parameter in unet.parameters() if whole else ():
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        self.unet = unet.channels_last() if whole else unet
         self.text = text_model if lora and lora.text_encoder else None
         self.unet_lora = self.text_lora = None
         if lora:
