@@ -144,7 +144,10 @@ class Training:
             self._stop(share, batch.timesteps, table[:, 2], norm)
         rate = self.learning_rate()
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["share"]
+            if isinstance(group["lr"], torch.Tensor):  # of torchao's 8-bit optimiser
+                group["lr"].fill_(rate * group["share"])
+            else:
+                group["lr"] = rate * group["share"]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:

@@ -24,7 +24,7 @@ def shard(module: nn.Module, blocks: tuple[type, ...]) -> None:
 
 
 def full(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copies on the CPU; all processes must call this together where tensors are sharded."""
+    """On the CPU, to be written at once; all processes must call this together where tensors are sharded."""
     return {name: _whole(tensor) for name, tensor in tensors.items()}
 
 
@@ -62,7 +62,7 @@ def load_full_optimizer_state(optimizer, state: dict) -> None:
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
     tensor = tensor.detach()  # the same storage where it is whole and on the CPU
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu().clone()
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()
 
 
 def _like(value: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
