@@ -11,7 +11,7 @@ BYTE_UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 def tell(node, text: str) -> None:
     """Show ``text`` on the node (a ComfyNode class whose schema asks for its unique_id) and log it."""
-    logging.info("%s: %s", node.GET_SCHEMA().display_name, text)
+    logging.info("%s: %s", node.define_schema().display_name, text)
     server, node_id = getattr(PromptServer, "instance", None), node.hidden and node.hidden.unique_id
     if server is not None and node_id is not None:
         server.send_progress_text(text, node_id)

@@ -34,16 +34,18 @@ class DecodedFrames:
 class LatentVideo(Input.Video):
     """A VIDEO that is decoded when it is saved. What needs all frames at once gets them from `get_components`."""
 
-    def __init__(self, frames: DecodedFrames, frame_rate: Fraction):
-        self._frames, self._rate = frames, frame_rate
+    def __init__(self, frames: DecodedFrames, frame_rate: Fraction, audio: Input.Audio | None = None):
+        self._frames, self._rate, self._audio = frames, frame_rate, audio
 
     def get_components(self) -> Types.VideoComponents:
-        return Types.VideoComponents(images=torch.stack(list(self._frames)), frame_rate=self._rate)
+        return self._components(torch.stack(list(self._frames)))
+
+    def _components(self, images) -> Types.VideoComponents:
+        return Types.VideoComponents(images=images, frame_rate=self._rate, audio=self._audio)
 
     def save_to(self, path, **options) -> None:
         """Write a file as core does for a VIDEO of images; ``options`` are those of VideoFromComponents."""
-        lazy = Types.VideoComponents(images=self._frames, frame_rate=self._rate)
-        InputImpl.VideoFromComponents(lazy).save_to(path, **options)
+        InputImpl.VideoFromComponents(self._components(self._frames)).save_to(path, **options)
 
     def as_trimmed(self, start_time=None, duration=None, strict_duration=True) -> Input.Video | None:
         return InputImpl.VideoFromComponents(self.get_components()).as_trimmed(start_time, duration, strict_duration)
@@ -88,13 +90,16 @@ class LaVieDecodeToVideo(io.ComfyNode):
                     "frames_at_once", default=4, min=1, max=64, advanced=True,
                     tooltip="Frames decoded together. More is faster where memory allows.",
                 ),
+                io.Audio.Input(
+                    "audio", optional=True, tooltip="Sound of the video, such as that of the clip it was made from."
+                ),
             ],
             outputs=[io.Video.Output(tooltip="For Save Video.")],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, samples, vae, fps, frames_at_once) -> io.NodeOutput:
+    def execute(cls, samples, vae, fps, frames_at_once, audio=None) -> io.NodeOutput:
         latent = samples["samples"]
         if latent.ndim != 4:
             raise ValueError(f"expected a latent of (frames, channels, height, width), got {tuple(latent.shape)}")
@@ -108,4 +113,4 @@ class LaVieDecodeToVideo(io.ComfyNode):
         count, height, width, _ = frames.shape
         saved = readable_bytes(count * height * width * 3 * 4)
         tell(cls, f"{count} frames of {width} x {height} pixels, {count / fps:.3g} s (all at once: {saved})")
-        return io.NodeOutput(LatentVideo(frames, Fraction(fps)))
+        return io.NodeOutput(LatentVideo(frames, Fraction(fps), audio))

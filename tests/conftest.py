@@ -18,8 +18,9 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from comfyui_lavie.dev import SetupError, find_comfyui  # noqa: E402
-from comfyui_lavie.tools.comfyui_server import ComfyUIServer, load_workflow, saved_files, set_inputs  # noqa: E402
+from comfyui_lavie.tools.comfyui_server import ComfyUIServer, load_workflow, set_inputs  # noqa: E402
 from comfyui_lavie.tools.video import decode_video  # noqa: E402
+from comfyui_lavie.tools.workflow import last_saved  # noqa: E402
 
 
 def pytest_configure(config):
@@ -48,10 +49,13 @@ class Session:
     def run(self, workflow: dict, progress=None) -> dict:
         return self.server.run(workflow, progress)
 
+    def video_file(self, workflow: dict) -> bytes:
+        """Run a workflow in API form and return the content of the .mp4 that it ends with."""
+        return self.server.fetch(last_saved(workflow, self.run(workflow), ".mp4"))
+
     def video(self, workflow: dict) -> np.ndarray:
-        """Run a workflow and return the frames of the .mp4 it saves: uint8 (F, H, W, 3)."""
-        (entry,) = saved_files(self.run(workflow), ".mp4")
-        return decode_video(self.server.fetch(entry))
+        """The frames of that .mp4: uint8 (F, H, W, 3)."""
+        return decode_video(self.video_file(workflow))
 
 
 @pytest.fixture(autouse=True)

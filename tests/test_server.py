@@ -5,7 +5,6 @@ Contract: every test drives the one server of the `comfyui` fixture through HTTP
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -18,14 +17,13 @@ import pytest
 from comfyui_lavie.dev import find_comfyui
 from comfyui_lavie.tools.comfyui_server import ComfyUIServer, ServerError, WorkflowError, WorkflowInterrupted
 from comfyui_lavie.tools.video import contact_sheet, decode_video
-from comfyui_lavie.tools.workflow import load_workflow, saved_files, set_inputs, to_api
+from comfyui_lavie.tools.workflow import load_workflow, saved_files
 from comfyui_lavie.training.measure_shapes import measure_clip
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 NANO = "lavie_nano_text_to_video.json"
 PUBLISHED = "lavie_text_to_video.json"
-WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 NODES = {
     "LaVieBaseModelLoader",
     "LaVieTextEncoderLoader",
@@ -79,38 +77,6 @@ def test_small_models_are_listed(comfyui):
 
 
 # --- workflow files ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
-def test_workflow_file_is_sound(comfyui, file):
-    """Links and slots agree, as the browser needs; every input of every node is given; loaders say where files are."""
-    graph = json.loads(file.read_text())
-    nodes = {node["id"]: node for node in graph["nodes"]}
-    for link, source, output, target, slot, kind in graph["links"]:
-        assert link in nodes[source]["outputs"][output]["links"] and nodes[source]["outputs"][output]["type"] == kind
-        assert nodes[target]["inputs"][slot]["link"] == link and nodes[target]["inputs"][slot]["type"] == kind
-    shipped = {path.name for path in (ROOT / "weights").rglob("*.safetensors")}
-    for node in nodes.values():
-        if node["type"].startswith("LaVie") or "LaVie" in node["type"]:
-            assert node["properties"]["cnr_id"] == "lavie"
-            assert f'version = "{node["properties"]["ver"]}"' in (ROOT / "pyproject.toml").read_text()
-        if "Loader" in node["type"] and node["widgets_values"][0] not in shipped:
-            (model,) = node["properties"]["models"]
-            assert model["name"] == node["widgets_values"][0] and model["url"].startswith("https://huggingface.co/")
-            assert model["directory"] in ("diffusion_models", "text_encoders", "vae")
-    for node in to_api(graph, comfyui.object_info).values():
-        required = comfyui.object_info[node["class_type"]]["input"]["required"]
-        assert set(node["inputs"]) >= set(required), node["class_type"]
-
-
-def test_prompt_and_seed_are_found_behind_the_sampler(comfyui):
-    for name, seed in ((NANO, "seed"), (PUBLISHED, "noise_seed")):
-        api = comfyui.workflow(name, prompt="PROMPT", seed=77)
-        texts = [node["inputs"]["text"] for node in api.values() if node["class_type"] == "CLIPTextEncode"]
-        assert texts.count("PROMPT") == 1 and "" in texts
-        assert [node["inputs"][seed] for node in api.values() if seed in node["inputs"]] == [77]
-    with pytest.raises(WorkflowError, match="no input no_such_name"):
-        set_inputs(api, no_such_name=1)
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"nodes": [], "links": []}', '{"nodes": 3}'])

@@ -108,6 +108,10 @@ class ComfyUIServer:
         """The server's description of every node: {node id: schema}."""
         return json.loads(self._request("/object_info"))
 
+    def add_input(self, name: str, content: bytes) -> None:
+        """Put a file where the loaders of images and videos look for it."""
+        (self.base_directory / "input" / name).write_bytes(content)
+
     def interrupt(self) -> None:
         """Stop the workflow that is running; `run`, waiting for it, raises WorkflowInterrupted."""
         self._request("/interrupt", {})

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..dev import DEFAULT_WORKFLOW, SetupError, find_comfyui
 from .comfyui_server import PACK, ComfyUIServer, ServerError
 from .video import contact_sheet, decode_video
-from .workflow import WorkflowError, load_workflow, saved_files, set_inputs
+from .workflow import WorkflowError, last_saved, load_workflow, set_inputs
 
 RUNS = PACK / "runs"
 
@@ -41,17 +41,14 @@ class ProgressBars:
 
 
 def make_video(server: ComfyUIServer, workflow: Path, prompt: str | None, seed: int | None) -> bytes:
-    """Run the workflow file and return the content of the .mp4 it saves. Raises WorkflowError."""
+    """Run the workflow file and return the content of the .mp4 that it ends with. Raises WorkflowError."""
     api = set_inputs(load_workflow(workflow, server.object_info()), prompt=prompt, seed=seed)
     bars = ProgressBars(api)
     try:
         outputs = server.run(api, bars)
     finally:
         bars.close()
-    videos = saved_files(outputs, ".mp4")
-    if not videos:
-        raise WorkflowError(f"{workflow} ran but saved no .mp4; end it with the nodes Create Video and Save Video")
-    return server.fetch(videos[0])
+    return server.fetch(last_saved(api, outputs, ".mp4"))
 
 
 def default_out(prompt: str | None, seed: int | None) -> Path:

@@ -13,6 +13,7 @@ from comfy_cli.workflow_to_api import WorkflowConversionError, convert_ui_to_api
 
 SEED_INPUTS = ("seed", "noise_seed")
 CONDITIONING_INPUTS = ("positive", "conditioning", "cond")
+TEXT_INPUTS = ("text", "prompt", "value", "string", "string_a", "string_b")
 
 
 class WorkflowError(Exception):
@@ -64,6 +65,28 @@ def saved_files(outputs: dict, suffix: str = "") -> list[dict]:
     return [e for e in entries if isinstance(e, dict) and e.get("filename", "").endswith(suffix)]
 
 
+def last_saved(api: dict, outputs: dict, suffix: str) -> dict:
+    """The file that a run's final node saved: of all that saved one, the node that most others lead to.
+
+    Raises WorkflowError if no node saved a file of that kind.
+    """
+    found = {node: files for node, entries in outputs.items() if (files := saved_files({node: entries}, suffix))}
+    if not found:
+        raise WorkflowError(f"the workflow ran but saved no {suffix}; end it with nodes Create Video and Save Video")
+    return found[max(found, key=lambda node: len(_ancestors(api, node)))][0]
+
+
+def _ancestors(api: dict, node_id: str) -> set[str]:
+    """All nodes that lead to a node, itself among them."""
+    found, waiting = set(), [node_id]
+    while waiting:
+        node = waiting.pop()
+        if node not in found and node in api:
+            found.add(node)
+            waiting += [value[0] for value in api[node]["inputs"].values() if _is_link(value)]
+    return found
+
+
 def _set_values(api: dict, names: tuple[str, ...], value) -> None:
     found = False
     for node in api.values():
@@ -85,16 +108,22 @@ def _positive_texts(api: dict) -> set[tuple[str, str]]:
 
 
 def _texts_behind(api: dict, node_id: str, seen: set[str]) -> set[tuple[str, str]]:
-    """The texts that node `node_id` gets its conditioning from, whatever conditioning nodes lie between."""
+    """The texts that node `node_id` gets its conditioning from, whatever nodes lie between.
+
+    Of texts that a node puts together, the first that is typed elsewhere counts, or else the first: the rest is added
+    to every prompt.
+    """
     if node_id in seen or node_id not in api:
         return set()
     seen.add(node_id)
     inputs = api[node_id]["inputs"]
-    for name in ("text", "prompt", "value", "string"):
-        if isinstance(inputs.get(name), str):
+    texts = [name for name in TEXT_INPUTS if isinstance(inputs.get(name), str) or _is_link(inputs.get(name))]
+    for name in texts:
+        if _is_link(inputs[name]) and (found := _texts_behind(api, inputs[name][0], seen)):
+            return found
+    for name in texts:
+        if not _is_link(inputs[name]):
             return {(node_id, name)}
-        if _is_link(inputs.get(name)):
-            return _texts_behind(api, inputs[name][0], seen)
     for wanted in CONDITIONING_INPUTS:
         links = [value for name, value in inputs.items() if name.startswith(wanted) and _is_link(value)]
         if links:
