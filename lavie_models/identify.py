@@ -17,7 +17,7 @@ LATENT_COLORS = "lavie.latent_rgb"  # metadata of networks whose latents are not
 OWN_KINDS = (*STAGES, "text_encoder", "vae")  # what `lavie.stage` in metadata may say
 
 LDM_STEM, PUBLISHED_STEM = "input_blocks.0.0.weight", "conv_in.weight"
-LORA_MARKS = ("lora_up.", "lora_down.", "lora_A.", "lora_B.", ".lora.", "hada_w1", "lokr_w", "oft_blocks")
+LORA_MARKS = ("lora_up.", "lora_down.", "lora_A.", "lora_B.", ".lora.", "_lora.", "hada_w1", "lokr_w", "oft_blocks")
 SUPER_RESOLUTION_MARKS = (".attn_temporal.", "down_temporal_blocks.")
 TEXT_MARKS = ("text_model.embeddings.token_embedding.weight", "transformer.resblocks.0.ln_1.weight")
 VAE_MARKS = ("decoder.conv_in.weight", "decoder.conv_out.weight")

@@ -58,6 +58,14 @@ class Session:
         return decode_video(self.video_file(workflow))
 
 
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """Accelerate keeps one state per process; a training ends with its process, a test does not."""
+    yield
+    if state := sys.modules.get("accelerate.state"):
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+
+
 @pytest.fixture(scope="session")
 def comfyui(tmp_path_factory):
     """A running ComfyUI server with this pack, as a `Session`; booted once per test run."""

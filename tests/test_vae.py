@@ -13,6 +13,7 @@ from comfyui_lavie.lavie_models.comfyui.vae import load_vae as load_comfyui_vae
 from comfyui_lavie.nodes.vae import LaVieVAELoader
 from comfyui_lavie.training import shapes
 from comfyui_lavie.training import vae as training
+from comfyui_lavie.training.state import Checkpoints, OtherRunError
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
@@ -42,11 +43,11 @@ def test_resuming_is_exact(tmp_path):
     training.main([*options, "--out", str(tmp_path / "whole")])
     training.main([*options, "--out", str(tmp_path / "parts"), "--stop-at", "2"])
     training.main([*options, "--out", str(tmp_path / "parts")])
-    states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "parts")]
+    states = [Checkpoints(tmp_path / name).load() for name in ("whole", "parts")]
     for part in ("model", "average"):
         assert all(torch.equal(value, states[1][part][key]) for key, value in states[0][part].items())
     assert states[0]["step"] == states[1]["step"] == 4
-    with pytest.raises(ValueError, match="width: then 16, now 8"):
+    with pytest.raises(OtherRunError, match="width: then 16, now 8"):
         training.main([*options, "--out", str(tmp_path / "parts"), "--width", "8"])
 
 

@@ -23,6 +23,18 @@ def decode_video(source: bytes | Path | str) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
+def encode_video(frames: np.ndarray, path: Path | str, fps: int) -> None:
+    """Write an H.264 file that players show; sides that are odd numbers get one more row or column."""
+    _, height, width, _ = frames.shape
+    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "12"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
 def contact_sheet(frames: np.ndarray, columns: int = SHEET_COLUMNS) -> Image.Image:
     """All frames side by side, in reading order, on white."""
     count, height, width, _ = frames.shape

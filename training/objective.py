@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
-import numpy as np
 import torch
 
 from ..lavie_models.schedule import add_noise, target
-from .latents import LatentSet
-
-TIMESTEPS = 1000
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows of one clip of F frames and M images, each with its own caption; F or M may come from one source only.
+    """B rows of one clip of F frames and M images, each with its own caption; F = 0 for rows of images alone.
 
-    ``latents`` (B, F + M, 4, h, w), ``noise`` alike, ``timesteps`` (B,) shared by a row, ``text`` (B * (1 + M), tokens,
-    width), ``num_frames`` F, ``num_images`` M.
+    Attributes:
+        latents, noise: (B, F + M, 4, h, w), the clip first. timesteps: (B,), shared by a row.
+        text: encoded captions (n, tokens, width), row by row a clip's followed by its images'; or their token numbers
+            (n, tokens) where the text encoder learns too.
+        num_frames: F. num_images: M.
+        condition: (B, F + M, C, h, w) for the UNet's further input channels. noise_level: (B,) of the low-resolution
+            frames among them (super-resolution).
     """
 
     latents: torch.Tensor
@@ -28,70 +28,57 @@ class Batch:
     text: torch.Tensor
     num_frames: int
     num_images: int
+    condition: torch.Tensor | None = None
+    noise_level: torch.Tensor | None = None
 
-    def to(self, device) -> Batch:
-        tensors = (t.to(device) for t in (self.latents, self.noise, self.timesteps, self.text))
-        return Batch(*tensors, self.num_frames, self.num_images)
-
-
-@dataclass(frozen=True)
-class TimestepFocus:
-    """Draw a ``fraction`` of the timesteps from ``low`` .. ``high`` - 1 alone."""
-
-    fraction: float
-    low: int
-    high: int
-
-    def draw(self, rng: np.random.Generator, count: int) -> torch.Tensor:
-        """``count`` integers 0 .. 999."""
-        anywhere, focused = rng.integers(0, TIMESTEPS, count), rng.integers(self.low, self.high, count)
-        return torch.from_numpy(np.where(rng.random(count) < self.fraction, focused, anywhere))
+    def rows(self, start: int, stop: int) -> Batch:
+        """Some of the rows."""
+        per_row = (self.num_frames > 0) + self.num_images
+        cut = {
+            f.name: value[start:stop]
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), torch.Tensor)
+        }
+        return replace(self, **{**cut, "text": self.text[start * per_row : stop * per_row]})
 
 
-def draw_batch(data: LatentSet, text: torch.Tensor, seed: int, step: int, rows: int, images: int, video: bool,
-               drop: float, focus: TimestepFocus) -> Batch:
-    """The batch of one step, a pure function of (seed, step).
+def denoise(unet, noisy, batch: Batch, context) -> torch.Tensor:
+    """The network's output for noisy latents of a batch's rows, in their shape, float32.
 
-    Args:
-        text: encoded ``data.captions``, then the empty caption, (K + 1, tokens, width).
-        rows: B. images: M, per row. video: whether rows have clips; without, each row is one image as one frame.
-        drop: chance that a caption is replaced by the empty one, for classifier-free guidance.
-        focus: which timesteps to prefer.
+    Images alone go beside a clip of one frame, a copy of the first of them, whose output is not used: so they bypass
+    temporal attention as they do in joint training.
     """
-    rng = np.random.default_rng((seed, step))
-    source, captions = (data.clips, data.clip_captions) if video else (data.images[:, None], data.image_captions)
-    chosen = torch.from_numpy(rng.integers(0, len(source), rows))
-    beside = torch.from_numpy(rng.integers(0, len(data.images), (rows, images)))
-    latents = torch.cat((source[chosen], data.images[beside]), dim=1).float()
-    caption = torch.cat((captions[chosen][:, None], data.image_captions[beside]), dim=1).flatten()
-    caption[torch.from_numpy(rng.random(len(caption)) < drop)] = len(data.captions)
-    noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
-    return Batch(latents, noise, focus.draw(rng, rows), text[caption], source.shape[1], images)
+    x = noisy if batch.condition is None else torch.cat((noisy, batch.condition), dim=2)
+    if batch.num_frames == 0:
+        x, each = x.flatten(0, 1), batch.timesteps.repeat_interleave(batch.num_images)
+        x, each, context = (torch.cat((part[:1], part)) for part in (x, each, context))
+        return unet(x, each, context, num_frames=1, num_images=len(x) - 1)[1:].float().view_as(noisy)
+    level = {} if batch.noise_level is None else {"noise_level": batch.noise_level}
+    out = unet(
+        x.flatten(0, 1), batch.timesteps, context, num_frames=batch.num_frames, num_images=batch.num_images, **level
+    )
+    return out.float().view_as(noisy)
 
 
-def diffusion_loss(unet, batch: Batch, alphas_cumprod: torch.Tensor, prediction: str) -> torch.Tensor:
-    """Squared error per row, (B,), averaged over all frames and images of the row alike.
-
-    With 16 frames and 4 images that weighs video to images as 16 : 4; the paper's weight is not published.
-    """
+def row_losses(unet, batch: Batch, context, alphas_cumprod: torch.Tensor, prediction: str) -> torch.Tensor:
+    """(B, 2): each row's mean squared error over its clip and over its images, 0 where there are none."""
     alpha_bar = alphas_cumprod[batch.timesteps][:, None, None, None, None]
     noisy = add_noise(batch.latents, batch.noise, alpha_bar)
-    out = unet(
-        noisy.flatten(0, 1), batch.timesteps, batch.text, num_frames=batch.num_frames, num_images=batch.num_images
-    )
-    error = out.float().view_as(noisy) - target(prediction, batch.latents, batch.noise, alpha_bar)
-    return error.square().flatten(1).mean(1)
+    error = denoise(unet, noisy, batch, context) - target(prediction, batch.latents, batch.noise, alpha_bar)
+    square = error.square().mean((2, 3, 4))  # (B, F + M)
+    parts = square.split((batch.num_frames, batch.num_images), dim=1)
+    return torch.stack([part.sum(1) / max(1, part.shape[1]) for part in parts], dim=1)
 
 
-def probe_losses(unet, clips: torch.Tensor, texts: Sequence[torch.Tensor], alphas_cumprod, prediction: str,
-                 timestep: int = 600) -> list[float]:
-    """Loss of the same noisy clips under each of several captions.
+def snr_weights(timesteps: torch.Tensor, alphas_cumprod: torch.Tensor, prediction: str, gamma: float | None):
+    """Min-SNR weights (arXiv 2303.09556): min(snr, gamma) / snr, for v over snr + 1; without gamma 1."""
+    if gamma is None:
+        return torch.ones_like(timesteps, dtype=torch.float32)
+    alpha_bar = alphas_cumprod[timesteps]
+    snr = alpha_bar / (1 - alpha_bar)
+    return snr.clamp(max=gamma) / (snr if prediction == "epsilon" else snr + 1)
 
-    When the right caption's loss falls below the opposite direction's, the word has begun to be used, long before
-    samples show it.
-    """
-    noise = torch.from_numpy(np.random.default_rng(0).standard_normal(clips.shape, np.float32)).to(clips.device)
-    timesteps = torch.full((len(clips),), timestep, device=clips.device)
-    with torch.no_grad():
-        batches = (Batch(clips.float(), noise, timesteps, text, clips.shape[1], 0) for text in texts)
-        return [diffusion_loss(unet, batch, alphas_cumprod, prediction).mean().item() for batch in batches]
+
+def total_loss(losses: torch.Tensor, weights: torch.Tensor, image_weight: float) -> torch.Tensor:
+    """(B,): weight * (MSE(video) + image_weight * MSE(images)) of each row."""
+    return weights * (losses[:, 0] + image_weight * losses[:, 1])

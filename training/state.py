@@ -1,32 +1,140 @@
-"""The resumable state of a training run: one file, written whole or not at all, that knows which run it belongs to."""
+"""Checkpoints of a training run: written whole or not at all, recognised when damaged, and tied to their run.
+
+Contract: a checkpoint is one file, `step-00001200.0123456789abcdef.ckpt`; the second part of its name is the checksum
+of its content. It is written under another name, brought to the disk and then renamed, so a process that is killed or
+a disk that fills up leaves the older ones as they were. Files hold tensors and plain values only.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .errors import TrainingError
 
-def save_state(path: Path, settings: dict[str, Any], **state: Any) -> None:
-    """Write to a neighbour, then rename: a stop in between leaves the older state. `settings` name the run."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    torch.save({"settings": settings, **state}, temporary)
-    os.replace(temporary, path)
+NAME = re.compile(r"step-(\d+)\.([0-9a-f]{16})\.ckpt")
+log = logging.getLogger(__name__)
 
 
-def load_state(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """What save_state wrote, or None where there is nothing yet.
+class CheckpointWriteError(TrainingError):
+    """A checkpoint could not be written; the earlier ones are intact."""
 
-    Raises ValueError if the file belongs to a run with other settings: going on with it would mix two trainings.
-    """
-    if not path.exists():
+
+class OtherRunError(TrainingError):
+    """A folder's checkpoints belong to a run with other settings."""
+
+
+class _HashedFile:
+    """A file opened for writing that knows the checksum of what went through it, and what stopped it."""
+
+    def __init__(self, file):
+        self._file, self._hash, self.error = file, hashlib.sha256(), None
+
+    def write(self, data) -> int:
+        try:
+            if self.error is None:
+                self._file.write(data)
+        except OSError as error:  # torch's writer would replace it by a message without the reason
+            self.error = error
+        self._hash.update(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def checksum(self) -> str:
+        return self._hash.hexdigest()[:16]
+
+
+def file_checksum(path: Path) -> str:
+    """The checksum that stands in a checkpoint's name."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()[:16]
+
+
+class Checkpoints:
+    """The checkpoints in ``folder``, of which the newest ``keep`` are kept."""
+
+    def __init__(self, folder: str | Path, keep: int = 2):
+        self.folder, self.keep = Path(folder), keep
+
+    def files(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(path for path in self.folder.glob("step-*.ckpt") if NAME.fullmatch(path.name))
+
+    def save(self, step: int, settings: dict[str, Any], **state: Any) -> Path:
+        """Write the state reached after ``step`` steps; ``settings`` name the run it belongs to.
+
+        Raises:
+            CheckpointWriteError: disk full or not writable, with the checkpoint that is still good.
+        """
+        partial = self.folder / f"step-{step:08d}.partial"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for left in self.folder.glob("*.partial"):  # of a run that was killed while writing
+                left.unlink()
+            with partial.open("wb") as raw:
+                file = _HashedFile(raw)
+                torch.save({"settings": settings, "step": step, **state}, file)
+                if file.error:
+                    raise file.error
+                raw.flush()
+                os.fsync(raw.fileno())
+            path = self.folder / f"step-{step:08d}.{file.checksum()}.ckpt"
+            os.replace(partial, path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            good = next(filter(_is_whole, reversed(self.files())), None)
+            last = f"the last good one, {good}, is intact" if good else "there is no earlier one"
+            raise CheckpointWriteError(
+                f"cannot write the checkpoint of step {step} to {self.folder}: {error.strerror or error}; {last}. Make "
+                "room, then repeat the command to go on from there"
+            ) from error
+        for old in self.files()[: -self.keep]:
+            if old != path:
+                old.unlink()
+        return path
+
+    def load(self, settings: dict[str, Any] | None = None) -> dict[str, Any] | None:
+        """The newest state that is whole, or None where there is no checkpoint yet.
+
+        Damaged ones are skipped with a warning. ``settings``, if given, must be those it was saved with.
+
+        Raises:
+            OtherRunError: the state belongs to a run with other settings; going on would mix two trainings.
+            TrainingError: there are checkpoints, all of them damaged.
+        """
+        files = self.files()
+        for path in reversed(files):
+            if not _is_whole(path):
+                log.warning("%s is damaged: its content does not match its checksum; trying the one before", path)
+                continue
+            state = torch.load(path, weights_only=True, map_location="cpu")
+            _check_settings(path, state["settings"], settings)
+            return state
+        if files:
+            raise TrainingError(f"all checkpoints in {self.folder} are damaged; delete them to start from nothing")
         return None
-    state = torch.load(path, weights_only=True)
-    other = {k: (state["settings"].get(k), v) for k, v in settings.items() if state["settings"].get(k) != v}
-    if other:
-        changes = ", ".join(f"{key}: then {then}, now {now}" for key, (then, now) in other.items())
-        raise ValueError(f"{path} belongs to a run with other settings ({changes}); repeat them or take another --out")
-    return state
+
+
+def _is_whole(path: Path) -> bool:
+    return file_checksum(path) == NAME.fullmatch(path.name)[2]
+
+
+def _check_settings(path: Path, then: dict, now: dict | None) -> None:
+    keys = sorted({*then, *now}) if now is not None else ()
+    changes = [f"{key}: then {then.get(key)!r}, now {now.get(key)!r}" for key in keys if then.get(key) != now.get(key)]
+    if changes:
+        raise OtherRunError(
+            f"{path} belongs to a run with other settings ({'; '.join(changes)}). Use the old settings again, or "
+            "another folder for the new run"
+        )

@@ -32,7 +32,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from ..lavie_models.tokenizer import END, START, make_tokenizer
 from . import shapes
-from .state import load_state, save_state
+from .state import Checkpoints
 
 FILE_NAME = "lavie_nano_text_encoder.safetensors"
 LENGTH = 77
@@ -164,8 +164,8 @@ def train(args: argparse.Namespace):
     optimizer = torch.optim.AdamW(both.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.steps, pct_start=0.1)
     settings = {key: value for key, value in vars(args).items() if key in SETTINGS}
-    state_file, start = Path(args.out) / "state.pt", 0
-    if state := load_state(state_file, settings):
+    checkpoints, start = Checkpoints(args.out), 0
+    if state := checkpoints.load(settings):
         both.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
@@ -191,8 +191,8 @@ def train(args: argparse.Namespace):
         if step % 20 == 0:
             progress.set_postfix(loss=f"{loss.item():.4f}")
         if (step + 1) % args.save_every == 0 or step + 1 == stop:
-            save_state(state_file, settings, model=both.state_dict(), optimizer=optimizer.state_dict(),
-                       schedule=schedule.state_dict(), step=step + 1)
+            checkpoints.save(step + 1, settings, model=both.state_dict(), optimizer=optimizer.state_dict(),
+                             schedule=schedule.state_dict())
     return tokenizer, vocabulary, merges, model.eval().requires_grad_(False), heads.eval()
 
 

@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from ..lavie_models.autoencoder import AutoencoderConfig, NanoAutoencoder, ResidualBlock
 from . import shapes
-from .state import load_state, save_state
+from .state import Checkpoints
 
 FILE_NAMES = {8: "lavie_nano_vae.safetensors", 4: "lavie_nano_upscaler_vae.safetensors"}
 LUMA = (0.299, 0.587, 0.114)
@@ -114,8 +114,8 @@ def train(args: argparse.Namespace) -> NanoAutoencoder:
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.99))
     settings = {key: value for key, value in vars(args).items() if key in SETTINGS}
-    state_file, start = Path(args.out) / "state.pt", 0
-    if state := load_state(state_file, settings):
+    checkpoints, start = Checkpoints(args.out), 0
+    if state := checkpoints.load(settings):
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         average, start = state["average"], state["step"]
@@ -140,8 +140,8 @@ def train(args: argparse.Namespace) -> NanoAutoencoder:
             progress.set_postfix(loss=f"{loss.item():.4f}")
         done = step + 1
         if done % args.save_every == 0 or done == stop:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": done}
-            save_state(state_file, settings, **state)
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
+            checkpoints.save(done, settings, **state)
             if not args.quiet:
                 tqdm.write(f"step {done}: " + report(with_weights(config, average), args.size))
     return with_weights(config, average)
@@ -190,22 +190,26 @@ def export(model: NanoAutoencoder, path: Path, **metadata: str) -> None:
 
 
 class NanoVAE:
-    """Pixels to diffusion's latents and back."""
+    """Pixels to diffusion's latents and back; ``factor``: pixels per latent along each side."""
 
     def __init__(self, model: NanoAutoencoder):
-        self.model = model
-        self.dtype = model.from_latent.weight.dtype
+        self.model, self.factor = model, model.config.factor
+
+    def to(self, device) -> NanoVAE:
+        self.model.to(device)
+        return self
 
     @torch.no_grad()
     def encode(self, frames: np.ndarray | torch.Tensor) -> torch.Tensor:
         """uint8 (N, H, W, 3) -> (N, 4, H/factor, W/factor), already times the scale."""
-        return self.model.encode(to_model(frames).to(self.dtype)) * self.model.config.scale
+        return self.model.encode(to_model(frames).to(self.model.from_latent.weight)) * self.model.config.scale
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """(N, 4, h, w) times the scale -> uint8 (N, factor h, factor w, 3)."""
-        images = self.model.decode(latents.to(self.dtype) / self.model.config.scale)
-        return (images.float().clamp(-1, 1) * 127.5 + 127.5).round().byte().permute(0, 2, 3, 1)
+        """(N, 4, h, w) times the scale -> uint8 (N, factor h, factor w, 3) on the CPU."""
+        latents = latents.to(self.model.from_latent.weight) / self.model.config.scale
+        images = self.model.decode(latents).float().cpu()
+        return (images.clamp(-1, 1) * 127.5 + 127.5).round().byte().permute(0, 2, 3, 1)
 
 
 def load_vae(path: str | Path, dtype: torch.dtype = torch.float32) -> NanoVAE:

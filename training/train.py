@@ -1,0 +1,60 @@
+"""The command `train`."""
+
+from __future__ import annotations
+
+import argparse
+
+from .config import Recipe
+from .recipe_file import read_recipe
+
+DESCRIPTION = """\
+Train by a recipe. A recipe is a TOML file; those that come with the pack are named without suffix:
+
+  base, interpolation, super_resolution     the three networks of the cascade, from published weights
+  first_frame                               a base network that continues a given frame, for long videos
+  lora                                      adapters on spatial layers (see the command lora)
+  nano_images, nano_joint, nano_refine      the small base model that comes with the pack, in this order
+  nano_interpolation, nano_super_resolution the other small networks; nano_lora: adapters for the small base
+
+Copy one and change it, or change single settings with --set. Everything that is wrong with a recipe is said at once,
+before anything is loaded. The run's folder (run.out) gets checkpoints, metrics.jsonl, TensorBoard's events and samples.
+
+A run that was stopped, even by kill -9, goes on from its last checkpoint when the command is repeated. Length, logging
+and checkpoint settings may change between runs; what decides the result may not, and changes are named.
+
+Several GPUs: accelerate launch --module comfyui_lavie.training train RECIPE, or torchrun. rows in [data] counts the
+whole batch, so the number of processes changes speed, not the result.
+"""
+EPILOG = """\
+examples:
+  train nano_joint
+  train my_recipe.toml --set run.steps=20000 --set optimizer.lr=5e-5
+  train base --check
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the arguments and the help of this command."""
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    parser.add_argument("recipe", help="a .toml file, or the name of a shipped recipe")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one setting")
+    parser.add_argument("--check", action="store_true", help="read the recipe, say what is wrong, and stop")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it; returns the exit status."""
+    recipe = read_recipe(args.recipe, args.set)
+    if args.check:
+        print(f"{args.recipe} is sound")
+        return 0
+    train(recipe)
+    return 0
+
+
+def train(recipe: Recipe) -> None:
+    """Run or resume a recipe, and leave the process group properly."""
+    from .loop import Training  # slow to import
+
+    training = Training(recipe)
+    training.run()
+    training.accelerator.end_training()
