@@ -245,8 +245,8 @@ def test_missing_file_and_no_tensors(tmp_path):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (zeros(("m.attn_temp.to_q.weight", (8, 8))), "temporal interpolation network.*interpolation loader"),
-        (zeros(("m.attn_temporal.to_q.weight", (8, 8))), "super-resolution network.*super-resolution loader"),
+        (zeros(("m.attn_temp.to_q.weight", (8, 8))), "temporal interpolation network.*Load LaVie Interpolation Model"),
+        (zeros(("m.attn_temporal.to_q.weight", (8, 8))), "super-resolution network.*Load LaVie Super-Resolution Model"),
         (
             zeros(
                 ("model.diffusion_model.input_blocks.0.0.weight", (8, 4, 3, 3)),
