@@ -48,7 +48,7 @@ class LaVieExtension(ComfyExtension):
     """The LaVie node pack."""
 
     async def on_load(self) -> None:
-        for folder in ("diffusion_models", "text_encoders", "vae"):
+        for folder in ("diffusion_models", "text_encoders", "vae", "loras"):
             folder_paths.add_model_folder_path(folder, str(WEIGHTS / folder))
         add_route()
 

@@ -6,8 +6,7 @@ import node_helpers
 from comfy_api.latest import io
 
 from ..lavie_models.comfyui.model import SOURCE_LATENTS
-from .interpolation import encode_frames, whole_latents
-from .latent import LATENT_CHANNELS
+from .frames import base_latent, encode_frames, whole_latents
 
 
 class LaVieFirstFrameConditioning(io.ComfyNode):
@@ -48,12 +47,7 @@ class LaVieFirstFrameConditioning(io.ComfyNode):
         if (latent is None) == (image is None):
             raise ValueError("connect the first frame, either as latent or as image with its vae")
         if latent is not None:
-            frame = latent["samples"][:1]
-            if frame.ndim != 4 or frame.shape[1] != LATENT_CHANNELS:
-                raise ValueError(
-                    f"expected a latent of (frames, {LATENT_CHANNELS}, height, width), got {tuple(frame.shape)}; use "
-                    "one of the base model's"
-                )
+            frame = base_latent(latent)[:1]
         elif vae is None:
             raise ValueError("image needs a VAE: connect the one that the base model uses to vae")
         else:

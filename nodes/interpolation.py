@@ -8,37 +8,9 @@ from comfy_api.latest import io
 
 from ..lavie_models.comfyui.model import SOURCE_LATENTS
 from ..lavie_models.conditioning import interpolated_frames, interpolation_sources
-from .latent import LATENT_CHANNELS, PIXELS_PER_LATENT, empty_latent
+from .frames import base_latent, encode_frames, whole_latents
+from .latent import empty_latent
 from .notices import tell
-
-ENCODE_FRAMES = 8  # frames that the VAE sees at a time
-
-
-def whole_latents(images: torch.Tensor) -> torch.Tensor:
-    """Frames (F, H, W, C) cropped around their centre to multiples of 8 pixels, RGB. Raises ValueError if too small."""
-    height, width = (size - size % PIXELS_PER_LATENT for size in images.shape[1:3])
-    if not height or not width:
-        raise ValueError(
-            f"frames must be at least {PIXELS_PER_LATENT} x {PIXELS_PER_LATENT} pixels, got {images.shape[2]} x "
-            f"{images.shape[1]}"
-        )
-    top, left = ((size - kept) // 2 for size, kept in zip(images.shape[1:3], (height, width), strict=True))
-    return images[:, top : top + height, left : left + width, :3]
-
-
-def encode_frames(vae, images: torch.Tensor) -> torch.Tensor:
-    """Latents (F, 4, H/8, W/8) of frames (F, H, W, 3), a few frames at a time.
-
-    Raises:
-        ValueError: if the VAE has another factor than the base model's.
-    """
-    factor = vae.spacial_compression_encode()
-    if factor != PIXELS_PER_LATENT:
-        raise ValueError(
-            f"frames need the VAE of Stable Diffusion 1.x with {PIXELS_PER_LATENT} pixels to a latent pixel here, "
-            f"got one with {factor}; the x4-upscaler's VAE belongs to super-resolution alone"
-        )
-    return torch.cat([vae.encode(part) for part in images.split(ENCODE_FRAMES)])
 
 
 class LaVieInterpolationConditioning(io.ComfyNode):
@@ -89,15 +61,9 @@ class LaVieInterpolationConditioning(io.ComfyNode):
                 "connect either latent or frames, not both" if frames is not None
                 else "connect the clip: a sampler's latent to latent, or a video's images to frames with their vae"
             )  # fmt: skip
-        clip = latent["samples"] if frames is None else frames
+        clip = base_latent(latent) if frames is None else frames
         sources = interpolation_sources(clip.shape[0])
-        if frames is None:
-            if clip.ndim != 4 or clip.shape[1] != LATENT_CHANNELS:
-                raise ValueError(
-                    f"expected a latent of (frames, {LATENT_CHANNELS}, height, width), got {tuple(clip.shape)}; use "
-                    "one of the base model's"
-                )
-        else:
+        if frames is not None:
             if vae is None:
                 raise ValueError("frames need a VAE: connect the one that the base model uses to vae")
             whole = whole_latents(frames)

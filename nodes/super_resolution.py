@@ -9,16 +9,12 @@ from comfy_api.latest import io
 
 from ..lavie_models.comfyui.model import LOW_RESOLUTION, NOISE_LEVEL
 from ..lavie_models.conditioning import MAX_NOISE_LEVEL, PUBLISHED_NOISE_LEVEL, UPSCALE, noise_low_resolution
+from .frames import decoded_bytes
 from .latent import LATENT_CHANNELS, empty_latent
 from .notices import readable_bytes, tell
 
 LEAST_PIXELS = 8  # of a low-resolution frame's edge: what three halvings of the network leave as one
 PIXELS_PER_LATENT = 4  # of the x4-upscaler's VAE
-
-
-def decoded_bytes(frames: int, height: int, width: int) -> int:
-    """Size of the decoded clip as ComfyUI holds images, float32 RGB."""
-    return frames * height * width * 3 * 4
 
 
 class LaVieSuperResolutionConditioning(io.ComfyNode):

@@ -10,6 +10,7 @@ import comfy.utils
 import torch
 from comfy_api.latest import Input, InputImpl, Types, io
 
+from .frames import decoded_bytes
 from .latent import DECODED_BY
 from .notices import readable_bytes, tell
 
@@ -111,6 +112,6 @@ class LaVieDecodeToVideo(io.ComfyNode):
             )
         frames = DecodedFrames(vae, latent, frames_at_once)
         count, height, width, _ = frames.shape
-        saved = readable_bytes(count * height * width * 3 * 4)
+        saved = readable_bytes(decoded_bytes(count, height, width))
         tell(cls, f"{count} frames of {width} x {height} pixels, {count / fps:.3g} s (all at once: {saved})")
         return io.NodeOutput(LatentVideo(frames, Fraction(fps), audio))

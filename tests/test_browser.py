@@ -20,6 +20,7 @@ from comfyui_lavie.tools.browser import (
     setting,
 )
 from comfyui_lavie.tools.texts import read
+from playwright.sync_api import TimeoutError
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "runs" / "browser"
@@ -84,6 +85,20 @@ def run(page, **inputs) -> None:
     for name, value in inputs.items():
         node(page, "KSampler", f"node.widgets.find((widget) => widget.name === '{name}').value = {value}")
     page.get_by_test_id("queue-button").click()
+
+
+def finished_video(page):
+    """The video in the Save Video node, once the run has ended. It must be in view: nodes out of view load nothing."""
+    node(page, "SaveVideo", "app.canvas.centerOnNode(node)")
+    video = page.locator("video").first
+    try:
+        video.wait_for(state="attached")
+    except TimeoutError as error:
+        state = node(page, "SaveVideo", "JSON.stringify([app.nodeOutputs, node.imgs?.length, node.isLoading])")
+        queue = page.evaluate("() => fetch('/api/queue').then((answer) => answer.text())")
+        picture(page, "no_video")
+        raise AssertionError(f"no video; outputs: {state}; queue: {queue[:500]}") from error
+    return video
 
 
 def readout(page, kind: str) -> str:
@@ -179,11 +194,10 @@ def test_preview_moves_and_the_video_plays(page):
     """Run is clicked; while it samples, the node shows many different pictures; in the end the video plays."""
     open_template(page, NANO)
     page.evaluate(WATCH_SAMPLER)
-    run(page, seed=7, steps=60)
+    run(page, seed=7, steps=12)
     page.wait_for_function("() => Object.keys(window.shown).length >= 8")
     picture(page, "preview")
-    video = page.locator("video").first
-    video.wait_for(state="attached")
+    video = finished_video(page)
     page.evaluate("() => clearInterval(window.watch)")
     video.evaluate("(video) => { video.muted = true; return video.play(); }")
     page.wait_for_function("() => document.querySelector('video').currentTime > 0.3")
@@ -196,13 +210,13 @@ def test_preview_moves_in_nodes_2(page, comfyui):
     """ComfyUI's newer drawing of nodes shows the same preview."""
     with other_setting(page, comfyui, "Comfy.VueNodes.Enabled", True):
         open_template(page, NANO)
-        run(page, seed=8, steps=40)
+        run(page, seed=8, steps=12)
         image = page.get_by_alt_text("sampling preview").first
         seen = set()
         while len(seen) < 4:
             seen.add(image.get_attribute("src"))
         picture(page, "nodes_2")
-        page.locator("video").first.wait_for(state="attached")
+        finished_video(page)
 
 
 def test_other_language(page, comfyui):
@@ -253,8 +267,8 @@ def test_setting_persists_and_is_obeyed(page, comfyui):
     assert setting(page, PREVIEWS) is False
     open_template(page, NANO)
     page.evaluate(WATCH_SAMPLER)
-    run(page, seed=99, steps=6)
-    page.locator("video").first.wait_for(state="attached")
+    run(page, seed=99, steps=4)
+    finished_video(page)
     assert page.evaluate("() => Object.keys(window.shown).length") <= 1
     switch_previews(page)
     assert setting(page, PREVIEWS) is True

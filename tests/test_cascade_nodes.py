@@ -11,7 +11,8 @@ from comfyui_lavie.lavie_models import LaVieUNet, UNetConfig
 from comfyui_lavie.lavie_models.comfyui.model import LOW_RESOLUTION, NOISE_LEVEL, SOURCE_LATENTS, load_model
 from comfyui_lavie.lavie_models.conditioning import interpolated_frames, interpolation_sources, noise_low_resolution
 from comfyui_lavie.nodes.context_windows import LaVieContextWindows
-from comfyui_lavie.nodes.interpolation import LaVieInterpolationConditioning, encode_frames
+from comfyui_lavie.nodes.frames import encode_frames
+from comfyui_lavie.nodes.interpolation import LaVieInterpolationConditioning
 from comfyui_lavie.nodes.latent import DECODED_BY, EmptyLaVieLatent
 from comfyui_lavie.nodes.super_resolution import LaVieSuperResolutionConditioning, plan
 from comfyui_lavie.nodes.video import LaVieDecodeToVideo

@@ -26,6 +26,7 @@ COLORS = {
     "purple": (150, 30, 204),
     "cyan": (16, 212, 226),
 }
+NEW_COLORS = {"orange": (250, 130, 10)}  # in no training clip: for what is learned later, as by LoRA
 HEADED = ("fish", "rocket", "car")
 SYMMETRIC = ("circle", "square", "triangle")
 THINGS = HEADED + SYMMETRIC
@@ -197,7 +198,7 @@ def _render_moments(scene: Scene, moments: np.ndarray, size: int) -> np.ndarray:
     way = (moments[:, None] - 0.5) * scene.travel * np.array(DIRECTIONS[scene.direction])  # (F, 2)
     axes = _AXES[scene.direction if scene.thing in HEADED else "right"]
     _draw(canvas, (np.array(scene.center) + way) * scale, scene.length / 2 * scale, axes, _LAYERS[scene.thing],
-          COLORS[scene.color])
+          (COLORS | NEW_COLORS)[scene.color])
     return _to_uint8(canvas)
 
 
