@@ -15,11 +15,10 @@ from comfyui_lavie.training.figures.document import PARTS, page
 from comfyui_lavie.training.figures.graphs import from_frames, lossless_video, through_vae, workflow_weights
 from comfyui_lavie.training.figures.parts import Settings, heldout_scene
 from comfyui_lavie.training.figures.statistics import mean, ratio
-from comfyui_lavie.training.shapes import Scene, render
+from comfyui_lavie.training.shapes import DIRECTIONS, Scene, render
 
 # 20 pixels wide, its edges between pixels
 SQUARE = Scene("red", "square", "right", "black", False, (32.0, 32.0), travel=32, length=20 / 0.84, moment=0.5)
-DIRECTIONS = ("left", "right", "up", "down")
 
 
 def cover_of(scene: Scene, **render_options) -> np.ndarray:
@@ -42,7 +41,7 @@ def test_the_truth_has_no_error():
 def test_a_thing_ahead_by_some_pixels_is_ahead_by_these(direction, thing):
     """Whole pixels, and parts of one."""
     scene = replace(SQUARE, thing=thing, direction=direction)
-    dx, dy = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}[direction]
+    dx, dy = DIRECTIONS[direction]
     for pixels in (1.0, -2.0, 0.4):
         moved = replace(scene, center=(32 + dx * pixels, 32 + dy * pixels))
         shift = measures.outline_shift(cover_of(moved, frames=5), cover_of(scene, frames=5))
@@ -127,8 +126,8 @@ def test_a_page_without_results_says_so(tmp_path):
 def test_what_cannot_be_measured_is_refused_before_anything_runs(tmp_path, monkeypatch, capsys):
     for words, said in ((["--parts", "basis"], "basis"), (["--samples", "0"], "1 or more"), (["--set", "x"], "VALUE")):
         assert main(["figures", *words]) == 1 and said in capsys.readouterr().err
-    monkeypatch.setattr(lora, "FOLDER", tmp_path)
-    assert main(["figures", "--parts", "lora"]) == 1 and "expected one LoRA file" in capsys.readouterr().err
+    monkeypatch.setattr(lora, "FILE", tmp_path / "none.safetensors")
+    assert main(["figures", "--parts", "lora"]) == 1 and "training.example_lora makes it" in capsys.readouterr().err
     with pytest.raises(TrainingError, match=r"clip_l\.safetensors"):
         workflow_weights("lavie_interpolate_video")
 
@@ -154,20 +153,25 @@ def test_every_part_measures_and_tells(comfyui, tmp_path, monkeypatch):
     """One clip, two steps; then the page of what was kept, and what it says once weights have changed."""
     monkeypatch.setattr(super_resolution, "SIZE", 128)
     monkeypatch.setattr(super_resolution, "FRAMES", 2)
-    for name in ("base", "interpolation", "super_resolution"):
+    for name in PARTS:
         result = command.measure(name, comfyui.server, Settings(1, seed=5, inputs={"steps": 2}))
         command.keep(result, tmp_path)
     results = command.kept(tmp_path)
-    assert list(results) == ["base", "interpolation", "super_resolution"]
+    assert list(results) == list(PARTS)
     assert results["base"]["sampling"]["steps"] == 2 and results["super_resolution"]["sampling"]["noise_level"] == 50
     text = page(results)
     assert text == page(command.kept(tmp_path)), "the page depends on the results alone"
     assert text.count("\n| ") > 50 and " nan" not in text and "Of other weights" not in text
-    assert "figures --parts lora` does it" in text and "base: thing at least 0.90" in text
+    assert "Not measured" not in text and "base: thing at least 0.90" in text
     floor = results["interpolation"]["clips"][0]
     assert floor["vae"]["motion"] < 0.5 and floor["blend"]["rmse"] > 1
     [first] = [clip for clip in results["super_resolution"]["clips"] if clip["degradation"] == "clean"]
     assert first["vae"]["psnr"] > first["bicubic"]["psnr"] > first["model"]["psnr"] - 10
 
+    [new] = results["lora"]["clips"]
+    assert new["prompt"] == "a orange fish moving left" and new["hue"] != new["hue_without"]
+
     results["base"]["weights"]["lavie_nano_base.safetensors"] = "0" * 16
     assert "Of other weights than those that are here now** (lavie_nano_base.safetensors)" in page(results)
+    del results["lora"]
+    assert "figures --parts lora` does it" in page(results)

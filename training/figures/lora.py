@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import shutil
 from itertools import product
 from pathlib import Path
@@ -14,50 +15,44 @@ from ...dev import ROOT
 from ...tools.workflow import load_workflow, set_inputs
 from ..errors import TrainingError
 from ..evaluate_shapes import Generate, Rate, api_generate, evaluate, frames_only, rates_table, to_json
+from ..example_lora import COLOR, FILE_NAME
 from ..measure_shapes import measure_clip
-from ..shapes import DIRECTIONS, THINGS
+from ..shapes import DIRECTIONS, NEW_COLORS, THINGS
 from .graphs import sampling_of, with_lora, workflow_path, workflow_weights
 from .parts import Goal, Settings, rate_text
 
 NAME, TITLE, SAMPLES = "lora", "Example LoRA", 48
 WORKFLOW = "lavie_nano_text_to_video"
-FOLDER = ROOT / "weights" / "loras"
-WORD, HUE = "o", 30  # what captions call the new colour, and its hue in degrees: orange, between red and yellow
-TOLERANCE = 14  # degrees; red and yellow are 30 away
+FILE = ROOT / "weights" / "loras" / FILE_NAME
+HUE = 360 * colorsys.rgb_to_hsv(*NEW_COLORS[COLOR])[0]
+TOLERANCE = 11  # degrees; half the way to yellow, the next colour
 _MIN_CHROMA, _MIN_PIXELS = 100, 50  # of 255; per frame
 TEXT = """\
-`{file}`, loaded by ComfyUI's own Load LoRA at strength 1 into `{workflow}.json`. The new colour is orange, the word for
-it `{word}`: {new} clips of `a {word} THING moving DIRECTION`. Then {old} clips of the base's own held-out captions,
-with the LoRA loaded. The hue is that of the median colourful pixel and counts as orange within {tolerance} degrees.
+`{file}`, loaded by ComfyUI's own Load LoRA at strength 1 into `{workflow}.json`:
+{new} clips of `a {color} THING moving DIRECTION`, then {old} clips of the base's own held-out captions. The hue is that
+of the median colourful pixel and counts as {color} within {tolerance} degrees, half the way to the next colour.
 
 With the LoRA, new colour; the last line is the same prompts and seeds without it:
 """
 
 
 def weights() -> list[Path]:
-    return [*workflow_weights(WORKFLOW), lora_file()]
+    if not FILE.exists():
+        raise TrainingError(f"there is no {FILE} to measure; training.example_lora makes it")
+    return [*workflow_weights(WORKFLOW), FILE]
 
 
 def measure(server, settings: Settings) -> dict:
     """Rates of the new colour with and without the LoRA, and of the old captions with it."""
-    file = lora_file()
     folder = server.base_directory / "models" / "loras"
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(file, folder)
+    shutil.copy(FILE, folder)
     api = set_inputs(frames_only(load_workflow(workflow_path(WORKFLOW), server.object_info())), **settings.inputs)
-    taught, plain = api_generate(server, with_lora(api, file.name)), api_generate(server, api)
+    taught, plain = api_generate(server, with_lora(api, FILE.name)), api_generate(server, api)
     clips = new_color_clips(taught, plain, settings)
     old = to_json(evaluate(taught, settings.samples, settings.seed))
     kept = {key: old[key] for key in ("rates", "samples")}
-    return {"sampling": sampling_of(server, WORKFLOW, **settings.inputs), "file": file.name, "clips": clips, **kept}
-
-
-def lora_file() -> Path:
-    """The LoRA that comes with the pack. Raises TrainingError unless there is exactly one."""
-    found = sorted(FOLDER.glob("*.safetensors"))
-    if len(found) != 1:
-        raise TrainingError(f"expected one LoRA file in {FOLDER}, got {len(found)}; put the one to measure there")
-    return found[0]
+    return {"sampling": sampling_of(server, WORKFLOW, **settings.inputs), "file": FILE.name, "clips": clips, **kept}
 
 
 def new_color_clips(taught: Generate, plain: Generate, settings: Settings) -> list[dict]:
@@ -66,7 +61,7 @@ def new_color_clips(taught: Generate, plain: Generate, settings: Settings) -> li
     clips = []
     for number in tqdm(range(settings.samples), desc=NAME, unit="clip"):
         thing, direction = asked[number % len(asked)]
-        prompt, seed = f"a {WORD} {thing} moving {direction}", settings.seed + number
+        prompt, seed = f"a {COLOR} {thing} moving {direction}", settings.seed + number
         frames = taught(prompt, seed)
         seen = measure_clip(frames)
         clips.append({
@@ -94,8 +89,8 @@ def tell(result: dict) -> str:
     """The new colour's rates, then the old captions'."""
     old = [Rate(r["name"], r["successes"], r["count"]) for r in result["rates"]]
     intro = TEXT.format(
-        file=result["file"], workflow=WORKFLOW, word=WORD, new=len(result["clips"]), old=len(result["samples"]),
-        tolerance=TOLERANCE,
+        file=result["file"], workflow=WORKFLOW, color=COLOR, new=len(result["clips"]),
+        old=len(result["samples"]), tolerance=TOLERANCE,
     )  # fmt: skip
     return f"{intro}\n{rates_table(_new(result))}\n\nOld captions, with the LoRA:\n\n{rates_table(old)}\n"
 
