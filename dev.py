@@ -27,7 +27,8 @@ VENV = ROOT / ".venv"
 UV_HOME = ROOT / ".uv"  # a uv of our own, where the machine has none
 COMFYUI_HOME = ROOT / ".comfyui"
 REQUIREMENTS = ROOT / "requirements-dev.txt"
-DEFAULT_WORKFLOW = ROOT / "workflows" / "lavie_nano_text_to_video.json"
+WORKFLOWS = ROOT / "workflows"
+DEMO_WORKFLOW = WORKFLOWS / "lavie_nano_cascade.json"
 
 PYTHON_VERSION = "3.11"
 OLDEST_PYTHON = (3, 11)
@@ -252,7 +253,7 @@ def check_port(port: int) -> None:
 def check_workflow(file: Path) -> None:
     """Raise SetupError unless `file` holds JSON, before minutes are spent on installing."""
     if not file.is_file():
-        known = ", ".join(sorted(path.name for path in DEFAULT_WORKFLOW.parent.glob("*.json")))
+        known = ", ".join(sorted(path.name for path in WORKFLOWS.glob("*.json")))
         raise SetupError(f"No workflow file {file}. Those that come with this pack, in workflows/: {known}.")
     try:
         json.loads(file.read_text(encoding="utf-8"))
@@ -284,7 +285,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     demo = commands.add_parser("demo", help="make a video through a real ComfyUI server, and a sheet of its frames")
     demo.add_argument("--prompt", help="what the video shows (default: the workflow's own prompt)")
-    demo.add_argument("--workflow", type=Path, default=DEFAULT_WORKFLOW, help="file saved or exported by ComfyUI")
+    demo.add_argument("--workflow", type=Path, default=DEMO_WORKFLOW, help="file saved or exported by ComfyUI")
     demo.add_argument("--seed", type=int, help="seed of the noise (default: the workflow's own)")
     demo.add_argument("--out", type=Path, help="the .mp4 to write; the sheet lies beside it (default: under runs/demo)")
     commands.add_parser("test", help="run the tests; everything else is passed to pytest")

@@ -139,7 +139,8 @@ def test_demo_command(tmp_path):
     """`dev.py demo` leaves a video and a sheet of its frames, and says where."""
     out = tmp_path / "made" / "fish.mp4"
     command = [sys.executable, str(ROOT / "dev.py"), "demo", "--prompt", "a yellow car moving left", "--out", str(out)]
-    result = subprocess.run([*command, "--seed", "5"], capture_output=True, text=True, cwd=tmp_path)
+    short = ["--workflow", str(ROOT / "workflows" / NANO), "--seed", "5"]
+    result = subprocess.run([*command, *short], capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert str(out) in result.stdout and str(out.with_suffix(".png")) in result.stdout
     assert "KSampler" in result.stderr, "progress is shown"

@@ -48,7 +48,7 @@ def stand_ins(comfyui):
         "super_resolution": UNetConfig.super_resolution(**sizes, num_heads=2, attention_levels=(False, True)),
     }
     models = comfyui.server.base_directory / "models"
-    made = [models / folder / name for name, (folder, _) in DOWNLOADS.items()]
+    made = [models / folder / name for name, (folder, *_) in DOWNLOADS.items()]
     for file in made:
         file.parent.mkdir(exist_ok=True)
     for name, stage in PUBLISHED.stages.items():

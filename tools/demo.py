@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..dev import DEFAULT_WORKFLOW, SetupError, find_comfyui
+from ..dev import DEMO_WORKFLOW, SetupError, find_comfyui
 from .comfyui_server import PACK, ComfyUIServer, ServerError
 from .video import contact_sheet, decode_video
 from .workflow import WorkflowError, last_saved, load_workflow, set_inputs
@@ -61,7 +61,7 @@ def main() -> int:
     """Parse the command line, make the video, say where it is; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--prompt")
-    parser.add_argument("--workflow", type=Path, default=DEFAULT_WORKFLOW)
+    parser.add_argument("--workflow", type=Path, default=DEMO_WORKFLOW)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()

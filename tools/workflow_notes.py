@@ -97,7 +97,7 @@ def _files(variant: Variant, stages: tuple[str, ...]) -> str:
     names = dict.fromkeys(name for stage in stages for name in variant.stages[stage][:3])
     lines = []
     for name in names:
-        folder, url = DOWNLOADS[name]
+        folder, url, _ = DOWNLOADS[name]
         own = url.rsplit("/", 1)[1]
         lines.append(f"- `{folder}/{name}`: [{own}]({url})" + ("" if own == name else ", to be renamed"))
     return "\n".join(lines)

@@ -48,7 +48,7 @@ class Recipe(WorkflowGraph):
     """A workflow in the making: one use of one variant."""
 
     def __init__(self, variant: Variant, use: str, object_info: dict, origins: dict[str, dict]):
-        models = {name: {"name": name, "url": url, "directory": folder} for name, (folder, url) in DOWNLOADS.items()}
+        models = {name: download.entry(name) for name, download in DOWNLOADS.items()}
         super().__init__(f"{variant.prefix}_{use}", object_info, origins, models)
         self._variant, self._use, self._loaded = variant, use, {}
 

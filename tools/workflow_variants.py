@@ -111,18 +111,30 @@ VARIANTS = (PUBLISHED, NANO)
 
 
 class Download(NamedTuple):
-    """A published file: its folder under models/ and where it is."""
+    """A published file: its folder under models/, where it is, and its SHA-256 where that is known."""
 
     folder: str
     url: str
+    sha256: str = ""
+
+    def entry(self, name: str) -> dict:
+        """What a workflow says about the file, for the browser's dialog of missing models."""
+        known = {"hash": self.sha256, "hash_type": "SHA256"} if self.sha256 else {}
+        return {"name": name, "url": self.url, **known, "directory": self.folder}
 
 
 HUGGING_FACE = "https://huggingface.co"
 LAVIE, X4 = f"{HUGGING_FACE}/YaohuiW/LaVie/resolve/main", f"{HUGGING_FACE}/stabilityai/stable-diffusion-x4-upscaler"
 DOWNLOADS = {
     **{stage.model: Download("diffusion_models", f"{LAVIE}/{stage.model}") for stage in PUBLISHED.stages.values()},
-    CLIP_L: Download("text_encoders", f"{HUGGING_FACE}/comfyanonymous/flux_text_encoders/resolve/main/{CLIP_L}"),
-    SD_VAE: Download("vae", f"{HUGGING_FACE}/stabilityai/sd-vae-ft-mse-original/resolve/main/{SD_VAE}"),
+    CLIP_L: Download(
+        "text_encoders", f"{HUGGING_FACE}/comfyanonymous/flux_text_encoders/resolve/main/{CLIP_L}",
+        "660c6f5b1abae9dc498ac2d21e1347d2abdb0cf6c0c0c8576cd796491d9a6cdd",
+    ),
+    SD_VAE: Download(
+        "vae", f"{HUGGING_FACE}/stabilityai/sd-vae-ft-mse-original/resolve/main/{SD_VAE}",
+        "735e4c3a447a3255760d7f86845f09f937809baa529c17370d83e4c3758f3c75",
+    ),
     X4_TEXT_ENCODER: Download("text_encoders", f"{X4}/resolve/main/text_encoder/model.safetensors"),
     X4_VAE: Download("vae", f"{X4}/resolve/main/vae/diffusion_pytorch_model.safetensors"),
-}
+}  # fmt: skip

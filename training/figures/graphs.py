@@ -15,7 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from ...dev import ROOT
+from ...dev import ROOT, WORKFLOWS
 from ...tools.comfyui_server import ComfyUIServer
 from ...tools.workflow import load_workflow, set_inputs
 from ..errors import TrainingError
@@ -26,7 +26,7 @@ Remake = Callable[..., np.ndarray]  # (frames, prompt, seed) -> frames, uint8 (F
 
 def workflow_path(name: str) -> Path:
     """A file of workflows/."""
-    return ROOT / "workflows" / f"{name}.json"
+    return WORKFLOWS / f"{name}.json"
 
 
 def workflow_weights(name: str) -> list[Path]:
