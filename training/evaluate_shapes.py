@@ -217,7 +217,8 @@ def preview_of(api: dict, images: list) -> dict:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the arguments and the help of this command."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.add_argument("--workflow", type=Path, default=WORKFLOWS / TEXT_TO_VIDEO, help="text-to-video workflow to run")
+    workflow = WORKFLOWS / TEXT_TO_VIDEO
+    parser.add_argument("--workflow", type=Path, default=workflow, help="text-to-video workflow to run")
     parser.add_argument("--model", type=Path, help="exported nano base to measure instead of the workflow's model")
     parser.add_argument("--samples", type=_positive, default=300, help="clips to generate (default: 300)")
     parser.add_argument("--steps", type=int, default=25, help="sampling steps (default: 25)")
