@@ -74,11 +74,11 @@ def run(args: argparse.Namespace) -> int:
 
 def measure(name: str, server, settings: Settings) -> dict:
     """What a part measured, and with what."""
-    start = time.monotonic()
+    start, weights = time.monotonic(), weight_digests(PARTS[name].weights())
     result = PARTS[name].measure(server, settings)
     return {
         "part": name, "date": date.today().isoformat(), "seconds": round(time.monotonic() - start),
-        "seed": settings.seed, "inputs": settings.inputs, "weights": weight_digests(PARTS[name].weights()), **result,
+        "seed": settings.seed, "inputs": settings.inputs, "weights": weights, **result,
     }  # fmt: skip
 
 
