@@ -17,6 +17,7 @@ from .statistics import mean, ratio
 NAME, TITLE, SAMPLES = "interpolation", "Interpolation", 24
 WORKFLOW = "lavie_nano_interpolate_video"
 INPUTS = (16, 8, 5)  # frames that the same way is given in: the fewer, the further things go from one to the next
+RATIOS = (("model", "blend"), ("model", "vae_blend"), ("model", "vae_repeat"), ("vae", "blend"))
 NO_BETTER = 0.9  # of repeating's motion error: the model repeats too
 MOST = 0.5  # of blending's motion error
 MEASURES = {"motion": "motion, px", "cover": "cover, px", "rmse": "RMSE"}
@@ -93,9 +94,9 @@ def tell(result: dict) -> str:
     lines = [TEXT.format(workflow=WORKFLOW, samples=samples)]
     for inputs, clips in _by_inputs(result).items():
         rows = [[name, *(mean(column(clips, key, m)).text() for m in MEASURES)] for key, name in METHODS.items()]
-        for other in ("blend", "vae_blend", "vae_repeat"):
-            parts = (ratio(column(clips, "model", key), column(clips, other, key)).text() for key in MEASURES)
-            rows.append([f"the model / {METHODS[other]}", *parts])
+        for one, other in RATIOS:
+            parts = (ratio(column(clips, one, key), column(clips, other, key)).text() for key in MEASURES)
+            rows.append([f"{METHODS[one]} / {METHODS[other]}", *parts])
         lines.append(f"{inputs} input frames, {_speed(clips):.1f} pixels from one to the next:\n")
         lines.append(table(["", *MEASURES.values()], rows) + "\n")
     moves = ratio(column(result["clips"], "model", "motion"), column(result["clips"], "vae_repeat", "motion"))
