@@ -29,7 +29,7 @@ from ..dev import ROOT, WORKFLOWS, SetupError, find_comfyui
 from .measure_shapes import Measurement, measure_clip, wilson_interval
 from .shapes import BACKGROUNDS, HEADED, HELDOUT, TRIPLES, Scene, caption
 
-TEXT_TO_VIDEO = "lavie_nano_text_to_video.json"
+TEXT_TO_VIDEO = WORKFLOWS / "lavie_nano_text_to_video.json"
 _FRAMES_NODE = "evaluate_shapes_frames"
 DESCRIPTION = """\
 Measure, from pixels, how well a nano model follows captions it was not trained on: colour, thing, motion, background,
@@ -187,7 +187,7 @@ def frames_only(api: dict) -> dict:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the arguments and the help of this command."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.add_argument("--workflow", type=Path, default=WORKFLOWS / TEXT_TO_VIDEO, help="text-to-video workflow to run")
+    parser.add_argument("--workflow", type=Path, default=TEXT_TO_VIDEO, help="text-to-video workflow to run")
     parser.add_argument("--model", type=Path, help="exported nano base to measure instead of the workflow's model")
     parser.add_argument("--samples", type=_positive, default=300, help="clips to generate (default: 300)")
     parser.add_argument("--steps", type=int, default=25, help="sampling steps (default: 25)")
