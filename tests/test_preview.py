@@ -20,10 +20,12 @@ import comfy.sample
 import numpy as np
 import pytest
 import torch
+from comfyui_lavie.dev import find_comfyui
 from comfyui_lavie.lavie_models.checkpoint import load_checkpoint
 from comfyui_lavie.lavie_models.comfyui import preview
 from comfyui_lavie.lavie_models.comfyui.model import load_model
 from comfyui_lavie.lavie_models.identify import LATENT_COLORS
+from comfyui_lavie.tools.comfyui_server import ComfyUIServer, load_workflow, set_inputs
 from comfyui_lavie.training import latent_colors
 from comfyui_lavie.training.shapes import render, sample_scene
 from comfyui_lavie.training.vae import load_vae
@@ -179,8 +181,8 @@ def test_viewers():
         viewers.register("a", 5000, {"a"})
 
 
-async def messages_of(server, api: dict, size: int | None) -> tuple[list[dict], dict]:
-    """(preview messages, answer of the route) while ``api`` runs for a client that asked for ``size``."""
+async def messages_of(server, api: dict, size: int | None, kind: str = preview.EVENT) -> list[dict]:
+    """Messages of a kind, our previews, while ``api`` runs for a client that asked for ``size``."""
     client, found = uuid.uuid4().hex, []
     async with (
         aiohttp.ClientSession() as session,
@@ -196,7 +198,7 @@ async def messages_of(server, api: dict, size: int | None) -> tuple[list[dict], 
             if message.type != aiohttp.WSMsgType.TEXT:
                 continue
             event = json.loads(message.data)
-            if event["type"] == preview.EVENT:
+            if event["type"] == kind:
                 found.append(event["data"])
             if event["type"] == "execution_error":
                 pytest.fail(event["data"]["exception_message"])
@@ -247,3 +249,34 @@ def test_route_refuses_other_wishes(comfyui, wish):
 
     status, text = asyncio.run(ask())
     assert status == 400 and "expected" in text
+
+
+# Another pack's previews: like VideoHelperSuite's it wraps core's choice of a previewer and sends pictures itself.
+OTHER_PACK = """
+import latent_preview
+from server import PromptServer
+
+NODE_CLASS_MAPPINGS = {}
+choose = latent_preview.get_previewer
+
+
+class Own(latent_preview.LatentPreviewer):
+    def decode_latent_to_preview_image(self, preview_format, x0):
+        server = PromptServer.instance
+        server.send_sync("other_preview", {"frames": len(x0)}, server.client_id)
+
+
+latent_preview.get_previewer = lambda *args, **options: choose(*args, **options) and Own()
+"""
+
+
+def test_beside_another_packs_previews(tmp_path):
+    """Both show the clip: we take nothing over from core, and nothing away from others."""
+    pack = tmp_path / "custom_nodes" / "other"
+    pack.mkdir(parents=True)
+    (pack / "__init__.py").write_text(OTHER_PACK)
+    with ComfyUIServer(find_comfyui(), tmp_path, extra_args=("--preview-method", "latent2rgb")) as server:
+        api = load_workflow(ROOT / "workflows" / NANO, server.object_info())
+        for number, kind in enumerate((preview.EVENT, "other_preview")):
+            messages = asyncio.run(messages_of(server, set_inputs(api, seed=number, steps=6), 256, kind))
+            assert messages and messages[0]["frames"] == 16, kind

@@ -29,8 +29,8 @@ from ..dev import ROOT, WORKFLOWS, SetupError, find_comfyui
 from .measure_shapes import Measurement, measure_clip, wilson_interval
 from .shapes import BACKGROUNDS, HEADED, HELDOUT, TRIPLES, Scene, caption
 
-TEXT_TO_VIDEO = "lavie_nano_text_to_video.json"
-_FRAMES_NODE, _DECODE_NODE = "evaluate_shapes_frames", "evaluate_shapes_decode"
+TEXT_TO_VIDEO = WORKFLOWS / "lavie_nano_text_to_video.json"
+_FRAMES_NODE = "evaluate_shapes_frames"
 DESCRIPTION = """\
 Measure, from pixels, how well a nano model follows captions it was not trained on: colour, thing, motion, background,
 each with its 95 % interval. A real ComfyUI server is started and the workflow runs in it, once per clip.
@@ -217,8 +217,7 @@ def preview_of(api: dict, images: list) -> dict:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the arguments and the help of this command."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
-    workflow = WORKFLOWS / TEXT_TO_VIDEO
-    parser.add_argument("--workflow", type=Path, default=workflow, help="text-to-video workflow to run")
+    parser.add_argument("--workflow", type=Path, default=TEXT_TO_VIDEO, help="text-to-video workflow to run")
     parser.add_argument("--model", type=Path, help="exported nano base to measure instead of the workflow's model")
     parser.add_argument("--samples", type=_positive, default=300, help="clips to generate (default: 300)")
     parser.add_argument("--steps", type=int, default=25, help="sampling steps (default: 25)")
