@@ -30,7 +30,7 @@ from .measure_shapes import Measurement, measure_clip, wilson_interval
 from .shapes import BACKGROUNDS, HEADED, HELDOUT, TRIPLES, Scene, caption
 
 TEXT_TO_VIDEO = WORKFLOWS / "lavie_nano_text_to_video.json"
-_FRAMES_NODE = "evaluate_shapes_frames"
+_FRAMES_NODE, _DECODE_NODE = "evaluate_shapes_frames", "evaluate_shapes_decode"
 DESCRIPTION = """\
 Measure, from pixels, how well a nano model follows captions it was not trained on: colour, thing, motion, background,
 each with its 95 % interval. A real ComfyUI server is started and the workflow runs in it, once per clip.
