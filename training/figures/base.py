@@ -51,10 +51,11 @@ def tell(result: dict) -> str:
 
 def goals(result: dict) -> list[Goal]:
     """Each rate that has one."""
-    found = [Rate(r["name"], r["successes"], r["count"]) for r in result["rates"] if r["name"] in LEAST]
+    found = [Rate(r["name"], r["successes"], r["count"]) for r in result["rates"]]
     return [
-        Goal(f"base: {r.name} at least {LEAST[r.name]:.2f}", rate_text(r), r.rate >= LEAST[r.name]) for r in found
-    ]
+        Goal(f"base: {r.name} at least {LEAST[r.name]:.2f}", rate_text(r), r.rate >= LEAST[r.name])
+        for r in found if r.name in LEAST and r.count
+    ]  # fmt: skip
 
 
 def speed(samples: list[dict]) -> str:
