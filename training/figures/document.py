@@ -49,7 +49,8 @@ def _section(part: Part, result: dict | None) -> str:
 
 
 def _origin(result: dict) -> str:
-    sampling = ", ".join(f"{name.removesuffix('_name').replace('_', ' ')} {value}" for name, value in result["sampling"].items())
+    words = {name.removesuffix("_name").replace("_", " "): value for name, value in result["sampling"].items()}
+    sampling = ", ".join(f"{name} {value}" for name, value in words.items())
     changed = ", changed from the workflow's" if result["inputs"] else ""
     first, seconds = result["seed"], result["seconds"]
     return f"Sampling: {sampling}{changed}. Seeds from {first}. Measured on {result['date']} in {seconds:.0f} s.\n"
