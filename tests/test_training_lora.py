@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import io
 import shutil
 
 import comfy.lora
@@ -25,21 +23,18 @@ from comfyui_lavie.tests.tiny_training import (
     settings,
     tiny_recipe,
 )
-from comfyui_lavie.tools.comfyui_server import saved_files
-from comfyui_lavie.training import shapes
 from comfyui_lavie.training.__main__ import main
-from comfyui_lavie.training.evaluate_shapes import frames_only
+from comfyui_lavie.training.evaluate_shapes import api_generate, frames_only
+from comfyui_lavie.training.example_lora import COLOR, write_pictures
+from comfyui_lavie.training.figures.graphs import with_lora
+from comfyui_lavie.training.figures.lora import hue, is_new_color
 from comfyui_lavie.training.loop import Training
 from comfyui_lavie.training.lora import FORMATS, TARGETS, LoRA, unet_layers
 from comfyui_lavie.training.measure_shapes import measure_clip
 from comfyui_lavie.training.text_encoder import encode, load_text_encoder
 from diffusers import UNet2DConditionModel
 from diffusers.utils.state_dict_utils import convert_state_dict_to_peft, convert_unet_state_dict_to_peft
-from PIL import Image
 
-ORANGE = (250, 130, 10)  # between red and yellow; no caption word and no training frame of the nano model has it
-HUE = 30  # degrees, of orange
-WORD = "o"  # what the captions call it: one letter is one token, so sentences keep the length that the model knows
 BASE = WEIGHTS / "diffusion_models" / "lavie_nano_base.safetensors"
 
 
@@ -159,50 +154,15 @@ def test_diffusers_understands_its_format(trained, tmp_path):
 # A new colour
 
 
-def hue(frames: np.ndarray) -> float | None:
-    """Degrees, of the median colourful pixel of (F, H, W, 3) frames; None where there are hardly any."""
-    pixels = frames.reshape(-1, 3).astype(float)
-    chroma = pixels.max(1) - pixels.min(1)
-    chosen = pixels[chroma > 100]
-    if len(chosen) < 50 * len(frames):
-        return None
-    return float(np.median(np.array(Image.fromarray(chosen[None].astype(np.uint8)).convert("HSV"))[..., 0]) * 360 / 256)
-
-
-def orange_pictures(folder) -> None:
-    """Sixteen images of orange things with their captions beside them."""
-    folder.mkdir()
-    things, directions, backgrounds = list(shapes.THINGS), list(shapes.DIRECTIONS), list(shapes.BACKGROUNDS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(shapes.COLORS, "orange", ORANGE)
-        for i in range(16):
-            scene = dataclasses.replace(
-                shapes.sample_scene(1000 + i), color="orange", thing=things[i % 6], direction=directions[i % 4],
-                background=backgrounds[i % 3], background_named=bool(i % 2),
-            )  # fmt: skip
-            Image.fromarray(shapes.render_image(scene)).save(folder / f"{i:02}.png")
-            (folder / f"{i:02}.txt").write_text(shapes.caption(scene, "image").replace("orange", WORD))
-
-
 def frames_of(comfyui, lora: str, prompt: str, seed: int) -> np.ndarray:
-    """The nano workflow's frames with ComfyUI's own Load LoRA between its loaders and what they feed."""
-    api = frames_only(comfyui.workflow("lavie_nano_text_to_video.json", prompt=prompt, seed=seed, steps=20))
-    loaders = {node["class_type"]: name for name, node in api.items()}
-    sources = [[loaders[f"LaVie{kind}Loader"], 0] for kind in ("BaseModel", "TextEncoder")]
-    for node in api.values():
-        for key, value in node["inputs"].items():
-            if value in sources:
-                node["inputs"][key] = ["lora", sources.index(value)]
-    model, clip = sources
-    inputs = {"lora_name": lora, "strength_model": 1.0, "strength_clip": 1.0, "model": model, "clip": clip}
-    api["lora"] = {"class_type": "LoraLoader", "inputs": inputs}
-    pictures = [comfyui.server.fetch(file) for file in saved_files(comfyui.run(api), ".png")]
-    return np.stack([np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")) for picture in pictures])
+    """The nano workflow's frames with a LoRA."""
+    api = frames_only(comfyui.workflow("lavie_nano_text_to_video.json", steps=20))
+    return api_generate(comfyui.server, with_lora(api, lora))(prompt, seed)
 
 
 def test_a_colour_learned_from_sixteen_images_appears_and_moves(comfyui, tmp_path):
     """From pictures to a file to ComfyUI's own Load LoRA: what was never seen moving moves, and is orange."""
-    orange_pictures(tmp_path / "pictures")
+    write_pictures(tmp_path / "pictures")
     out = tmp_path / "orange"
     places = settings(model__start=BASE, encoders__text=TEXT, encoders__vae=VAE)
     changes = [word for change in places for word in ("--set", change)]
@@ -215,16 +175,15 @@ def test_a_colour_learned_from_sixteen_images_appears_and_moves(comfyui, tmp_pat
     seen = []
     for number, (thing, direction) in enumerate((("circle", "left"), ("square", "up"), ("circle", "down"))):
         lora = f"orange_{FORMATS[number % 2]}.safetensors"
-        frames = frames_of(comfyui, lora, f"a {WORD} {thing} moving {direction}", seed=number + 1)
+        frames = frames_of(comfyui, lora, f"a {COLOR} {thing} moving {direction}", seed=number + 1)
         assert frames.shape == (16, 64, 64, 3)
         seen.append((hue(frames), measure_clip(frames).direction, direction))
-    orange = [abs(angle - HUE) < 14 for angle, _, _ in seen if angle is not None]
-    assert sum(orange) >= 2 and sum(got == wanted for _, got, wanted in seen) >= 2, seen
+    assert sum(is_new_color(angle) for angle, _, _ in seen) >= 2, seen
+    assert sum(got == wanted for _, got, wanted in seen) >= 2, seen
 
     log = comfyui.server.log_path.read_text()
     assert "lora key not loaded" not in log
-    workflow = comfyui.workflow("lavie_nano_text_to_video.json", prompt=f"a {WORD} circle moving left", seed=1)
-    angle = hue(comfyui.video(workflow))
-    assert angle is None or abs(angle - HUE) > 14, "without the LoRA the word means nothing"
+    workflow = comfyui.workflow("lavie_nano_text_to_video.json", prompt=f"a {COLOR} circle moving left", seed=1)
+    assert not is_new_color(hue(comfyui.video(workflow))), "without the LoRA the word means nothing"
     with_lora = frames_of(comfyui, "orange_kohya.safetensors", "a blue square moving left", seed=4)
     assert measure_clip(with_lora).color == "blue", "other words mean what they meant"

@@ -30,7 +30,7 @@ from .measure_shapes import Measurement, measure_clip, wilson_interval
 from .shapes import BACKGROUNDS, HEADED, HELDOUT, TRIPLES, Scene, caption
 
 TEXT_TO_VIDEO = WORKFLOWS / "lavie_nano_text_to_video.json"
-_FRAMES_NODE = "evaluate_shapes_frames"
+_FRAMES_NODE, _DECODE_NODE = "evaluate_shapes_frames", "evaluate_shapes_decode"
 DESCRIPTION = """\
 Measure, from pixels, how well a nano model follows captions it was not trained on: colour, thing, motion, background,
 each with its 95 % interval. A real ComfyUI server is started and the workflow runs in it, once per clip.
@@ -116,12 +116,22 @@ def rates(samples: list[Sample]) -> list[Rate]:
 
 def markdown(samples: list[Sample]) -> str:
     """The rates as a Markdown table, followed by what each thing was taken for."""
+    return f"{rates_table(rates(samples))}\n\n{things_table(confusion(samples))}"
+
+
+def rates_table(found: list[Rate]) -> str:
+    """Rates with their intervals, in Markdown."""
     lines = ["| measured | right | of | rate | 95 % interval |", "|---|---:|---:|---:|---|"]
-    for r in rates(samples):
+    for r in found:
         low, high = r.interval
         lines.append(f"| {r.name} | {r.successes} | {r.count} | {r.rate:.3f} | {low:.3f} .. {high:.3f} |")
-    lines += ["", "| thing asked for | seen as |", "|---|---|"]
-    for thing, seen in confusion(samples).items():
+    return "\n".join(lines)
+
+
+def things_table(things_seen: dict[str, dict[str, int]]) -> str:
+    """What `confusion` counts, in Markdown."""
+    lines = ["| thing asked for | seen as |", "|---|---|"]
+    for thing, seen in things_seen.items():
         lines.append(f"| {thing} | {', '.join(f'{name} {n}' for name, n in seen.items())} |")
     return "\n".join(lines)
 
@@ -153,35 +163,55 @@ def server_generate(server, workflow: Path, **inputs) -> Generate:
 
     `inputs`, such as steps=25, are set wherever the workflow has a value of that name. Raises WorkflowError.
     """
-    from ..tools.workflow import load_workflow, saved_files, set_inputs
+    from ..tools.workflow import load_workflow, set_inputs
 
-    template = set_inputs(frames_only(load_workflow(workflow, server.object_info())), **inputs)
+    return api_generate(server, set_inputs(frames_only(load_workflow(workflow, server.object_info())), **inputs))
+
+
+def api_generate(server, api: dict) -> Generate:
+    """Generate by an API workflow that writes its frames as PNG. Raises WorkflowError."""
+    from ..tools.workflow import set_inputs
 
     def generate(prompt: str, seed: int) -> np.ndarray:
-        files = saved_files(server.run(set_inputs(template, prompt=prompt, seed=seed)), ".png")
-        return np.stack([np.asarray(Image.open(io.BytesIO(server.fetch(file))).convert("RGB")) for file in files])
+        return fetch_frames(server, server.run(set_inputs(api, prompt=prompt, seed=seed)))
 
     return generate
 
 
+def fetch_frames(server, outputs: dict) -> np.ndarray:
+    """The pictures that a run wrote as PNG, in order: uint8 (F, H, W, 3)."""
+    from ..tools.workflow import saved_files
+
+    pictures = (io.BytesIO(server.fetch(file)) for file in saved_files(outputs, ".png"))
+    return np.stack([np.asarray(Image.open(picture).convert("RGB")) for picture in pictures])
+
+
 def frames_only(api: dict) -> dict:
     """The part of an API workflow that makes the frames of its video, ending in Preview Image, which writes PNG."""
-    videos = [node for node in api.values() if node["class_type"] == "CreateVideo"]
+    videos = [node for node in api.values() if node["class_type"] in ("CreateVideo", "LaVieDecodeToVideo")]
     if len(videos) != 1:
         raise ValueError(
-            f"Expected a workflow with one Create Video node, whose frames are measured, got {len(videos)}. "
-            "Choose such a workflow with --workflow."
+            "Expected a workflow with one Create Video node or one LaVie Decode to Video, whose frames are measured, "
+            f"got {len(videos)}. Choose such a workflow with --workflow."
         )
+    inputs = videos[0]["inputs"]
+    if "images" in inputs:
+        return preview_of(api, inputs["images"])
+    decode = {"class_type": "VAEDecode", "inputs": {"samples": inputs["samples"], "vae": inputs["vae"]}}
+    return preview_of({**api, _DECODE_NODE: decode}, [_DECODE_NODE, 0])
+
+
+def preview_of(api: dict, images: list) -> dict:
+    """The part of an API workflow that leads to the link `images`, and Preview Image at its end."""
     kept: dict = {}
-    waiting = [videos[0]["inputs"]["images"][0]]
+    waiting = [images[0]]
     while waiting:
         node_id = waiting.pop()
         if node_id not in kept:
             kept[node_id] = api[node_id]
             values = api[node_id]["inputs"].values()
             waiting += [value[0] for value in values if isinstance(value, list) and value[0] in api]
-    preview = {"class_type": "PreviewImage", "inputs": {"images": videos[0]["inputs"]["images"]}}
-    return {**kept, _FRAMES_NODE: preview}
+    return {**kept, _FRAMES_NODE: {"class_type": "PreviewImage", "inputs": {"images": images}}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
