@@ -23,7 +23,7 @@ from .vae import NanoVAE, load_vae
 
 SCENES, FRAMES = 64, 4
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
-STAGES = {"lavie_nano_vae": ("base", "interpolation"), "lavie_nano_upscaler_vae": ("super_resolution",)}
+STAGES = {"lavie_nano_vae": ("base", "interpolation", "first_frame"), "lavie_nano_upscaler_vae": ("super_resolution",)}
 
 
 def fit(vae: NanoVAE, scenes: int = SCENES) -> tuple[dict, float]:
