@@ -1,0 +1,128 @@
+"""All the small models that come with the pack, from nothing: `python -P -m comfyui_lavie.training.nano_set`.
+
+Contract: runs the commands that the recipes' heads name, one after the other, each on what those before it made, into
+folders of one folder. What is finished is not done again, and a step that was stopped goes on. `times.json` in the
+folder keeps the wall time of each step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import text_encoder
+from . import vae as autoencoder
+
+TRAINING = __package__
+TIMES = "times.json"
+STARTS = {"nano_images": "random", "nano_joint": "nano_images", "nano_refine": "nano_joint"}  # of the base's recipes
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command: a module of this package and its arguments."""
+
+    name: str
+    module: str
+    arguments: tuple[str, ...]
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-P", "-m", f"{TRAINING}.{self.module}".removesuffix("."), *self.arguments]
+
+
+def steps(out: Path) -> list[Step]:
+    """Everything in order. Text encoder and VAEs come first: all networks are trained in their outputs."""
+    text = out / "text_encoder" / text_encoder.FILE_NAME
+    vae, large_vae = (out / name / autoencoder.FILE_NAMES[factor] for name, factor in (("vae", 8), ("upscaler_vae", 4)))
+    unets = {
+        stage: out / f"lavie_nano_{stage}.safetensors"
+        for stage in ("base", "interpolation", "super_resolution", "first_frame")
+    }
+
+    def command(name: str, *arguments: str) -> Step:
+        return Step(name, "", tuple(map(str, arguments)))
+
+    def train(recipe: str, data: tuple[str, ...], start: str, codec: Path = vae) -> Step:
+        settings = {
+            "run.out": out / recipe, "model.start": start, "encoders.text": text, "encoders.vae": codec,
+            "encoders.cache": out / "cache", "data.catalogues": json.dumps([str(out / name) for name in data]),
+        }  # fmt: skip
+        return command(f"train {recipe}", "train", recipe, *changes(settings))
+
+    def export(recipe: str, stage: str) -> Step:
+        return command(f"export {recipe}", "export", out / recipe, "--out", unets[stage])
+
+    def prepare(name: str, shapes: str) -> Step:
+        return command(f"prepare {name}", "prepare", "--out", out / name, "--shapes", shapes)
+
+    starts = {recipe: before if before == "random" else str(out / before) for recipe, before in STARTS.items()}
+    return [
+        Step("text encoder", "text_encoder", ("--out", str(text.parent))),
+        Step("VAE", "vae", ("--out", str(vae.parent))),
+        Step("VAE of super-resolution", "vae",
+             ("--factor", "4", "--width", "64", "--steps", "10000", "--out", str(large_vae.parent))),
+        prepare("data", "videos=10240,images=24576"),
+        *(train(recipe, ("data",), start) for recipe, start in starts.items()),
+        export("nano_refine", "base"),
+        prepare("smooth", "videos=3072,frames=61"),
+        train("nano_interpolation", ("smooth",), "random"),
+        export("nano_interpolation", "interpolation"),
+        prepare("large", "videos=8192,size=256,frames=61"),
+        train("nano_super_resolution", ("large",), "random", large_vae),
+        export("nano_super_resolution", "super_resolution"),
+        prepare("steady", "videos=6144,frames=76"),
+        prepare("pictures", "images=6144"),
+        train("nano_first_frame", ("steady", "pictures"), str(unets["base"])),
+        export("nano_first_frame", "first_frame"),
+        Step("example LoRA", "example_lora", ("--out", str(out / "nano_orange"), *changes({
+            "model.start": unets["base"], "encoders.text": text, "encoders.vae": vae,
+        }))),
+        Step("colours of previews", "latent_colors",
+             (str(vae), *(str(unets[stage]) for stage in ("base", "interpolation", "first_frame")))),
+        Step("colours of super-resolution's previews", "latent_colors",
+             (str(large_vae), str(unets["super_resolution"]))),
+    ]  # fmt: skip
+
+
+def changes(settings: dict) -> list[str]:
+    """The arguments that change a recipe's settings."""
+    return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what is not finished; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[1], formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="folder to work in (default: runs/nano)")
+    parser.add_argument("--list", action="store_true", help="print the commands and stop")
+    args = parser.parse_args(argv)
+    path = args.out / TIMES
+    times = json.loads(path.read_text()) if path.exists() else {}
+    for step in steps(args.out):
+        if args.list:
+            print(shlex.join(step.command()))
+            continue
+        if step.name in times:
+            continue
+        print(f"== {step.name}", flush=True)
+        began = time.monotonic()
+        if status := subprocess.run(step.command()).returncode:
+            print(f"{step.name} ended with status {status}; repeat this command to go on from here", file=sys.stderr)
+            return status
+        times[step.name] = round(time.monotonic() - began)
+        args.out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(times, indent=1) + "\n")
+    if not args.list:
+        print("\n".join(f"{seconds:6d} s  {name}" for name, seconds in times.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
