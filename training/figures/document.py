@@ -19,9 +19,9 @@ HEAD = """\
 
 Measured through a real ComfyUI server and the shipped workflows, from pixels alone, on scenes whose colour, thing and
 direction never came together in training (24 of 144 combinations, `training/shapes.py`). Behind each value is its 95 %
-interval, over clips: Wilson's of rates, a bootstrap's of means. Written by
-`python -P -m comfyui_lavie.training figures`; another computer rounds differently, and its figures lie within the
-intervals. See also [the two claims of the paper](claims.md) and [long videos](long_video.md).
+interval, over clips: Wilson's of rates, a bootstrap's of means, which is too narrow where clips are fewer than about
+ten. Written by `python -P -m comfyui_lavie.training figures`; another computer rounds differently, and its figures lie
+within the intervals. See also [the two claims of the paper](claims.md) and [long videos](long_video.md).
 """
 
 
