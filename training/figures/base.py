@@ -31,6 +31,7 @@ off that average by {error} of it (mean of the absolute values); training's own 
 
 
 def weights() -> list[Path]:
+    """The files that are measured."""
     return workflow_weights(WORKFLOW)
 
 

@@ -42,6 +42,7 @@ base's things go 1.6 to 2.1 pixels.
 
 
 def weights() -> list[Path]:
+    """The files that are measured."""
     return workflow_weights(WORKFLOW)
 
 

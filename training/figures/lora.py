@@ -37,6 +37,7 @@ With the LoRA, new colour; the last line is the same prompts and seeds without i
 
 
 def weights() -> list[Path]:
+    """The files that are measured."""
     if not FILE.exists():
         raise TrainingError(f"there is no {FILE} to measure; training.example_lora makes it")
     return [*workflow_weights(WORKFLOW), FILE]

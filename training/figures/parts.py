@@ -59,15 +59,15 @@ def heldout_scene(seed: int) -> Scene:
     return sample_scene(seed, "heldout")
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int = 1) -> str:
-    """A Markdown table; columns from `numbers_from` on are aligned to the right."""
-    rule = ["---"] * numbers_from + ["---:"] * (len(head) - numbers_from)
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; columns but the first are aligned to the right."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
 
 
 def column(clips: list[dict], method: str, measure: str) -> list[float]:
-    """One measure of one method, clip by clip; what JSON has as null is NaN."""
-    return [float("nan") if clip[method][measure] is None else clip[method][measure] for clip in clips]
+    """One measure of one method, clip by clip; NaN where nothing could be measured."""
+    return [clip[method][measure] for clip in clips]
 
 
 def rate_text(rate: Rate) -> str:

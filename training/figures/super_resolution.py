@@ -39,6 +39,7 @@ go, without loss, into `{workflow}.json`. {samples} clips of each.
 
 
 def weights() -> list[Path]:
+    """The files that are measured."""
     return workflow_weights(WORKFLOW)
 
 
