@@ -1,4 +1,4 @@
-"""The example LoRA: a colour that the nano base never saw, learned from sixteen pictures.
+"""The example LoRA: a colour that the nano base never saw, learned from sixteen pictures among others.
 
     python -P -m comfyui_lavie.training.example_lora
 
@@ -21,18 +21,21 @@ from . import shapes
 
 COLOR = "orange"
 IMAGES = 16
+OTHERS = 32  # images of known colours beside them: without these a small model forgets what it knew
 FILE_NAME = "lavie_nano_orange_lora.safetensors"
 
 
-def write_pictures(folder: Path) -> None:
-    """Write images of orange things, NN.png, and their captions, NN.txt."""
+def write_pictures(folder: Path, others: int = 0) -> None:
+    """Write images of orange things and ``others`` of known colours, NN.png, and their captions, NN.txt."""
     folder.mkdir(parents=True, exist_ok=True)
     things, directions, backgrounds = list(shapes.THINGS), list(shapes.DIRECTIONS), list(shapes.BACKGROUNDS)
-    for i in range(IMAGES):
-        scene = replace(
-            shapes.sample_scene(1000 + i), color=COLOR, thing=things[i % 6], direction=directions[i % 4],
-            background=backgrounds[i % 3], background_named=bool(i % 2),
-        )  # fmt: skip
+    for i in range(IMAGES + others):
+        scene = shapes.sample_scene(1000 + i)
+        if i < IMAGES:
+            scene = replace(
+                scene, color=COLOR, thing=things[i % 6], direction=directions[i % 4], background=backgrounds[i % 3],
+                background_named=bool(i % 2),
+            )  # fmt: skip
         Image.fromarray(shapes.render_image(scene)).save(folder / f"{i:02}.png")
         (folder / f"{i:02}.txt").write_text(shapes.caption(scene, "image"))
 
@@ -44,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one setting")
     args = parser.parse_args(argv)
     pictures = args.out / "pictures"
-    write_pictures(pictures)
+    write_pictures(pictures, OTHERS)
     changes = [word for change in args.set for word in ("--set", change)]
     status = commands.main(["lora", str(pictures), "--recipe", "nano_lora", "--out", str(args.out), *changes])
     if status == 0:
