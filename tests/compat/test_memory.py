@@ -12,9 +12,8 @@ import comfy.model_patcher
 import pytest
 import torch
 from comfyui_lavie.bench import memory
-from comfyui_lavie.lavie_models.comfyui.model import LaVieModelConfig, load_model
-from comfyui_lavie.lavie_models.comfyui.text_encoder import load_text_encoder
-from comfyui_lavie.tests.compat.kit import FRAMES, TINY, WEIGHTS, noise, random, relative, run, text
+from comfyui_lavie.lavie_models.comfyui.model import LaVieModelConfig
+from comfyui_lavie.tests.compat.kit import FRAMES, TINY, noise, random, relative, run, text
 from safetensors.torch import load_file, save_file
 
 from nodes import LoraLoaderModelOnly
@@ -31,8 +30,8 @@ def stage(request):
 
 
 @pytest.fixture
-def model(tiny_files, stage):
-    return load_model(str(tiny_files[stage]), stage)
+def model(tiny, stage):
+    return tiny(stage)
 
 
 @pytest.fixture
@@ -85,10 +84,9 @@ def test_no_weight_is_used_but_through_casting(model):
     assert seen == names and not dict(model.model.diffusion_model.named_buffers())
 
 
-def test_no_weight_of_text_encoder_and_vae_is_outside_casting_layers(nano_vae):
+def test_no_weight_of_text_encoder_and_vae_is_outside_casting_layers(clip, nano_vae):
     """Which core's loader keeps behind likewise."""
-    encoder = load_text_encoder(str(WEIGHTS / "text_encoders" / "lavie_nano_text_encoder.safetensors"))
-    for network in (encoder.cond_stage_model.clip_l.transformer, nano_vae.first_stage_model):
+    for network in (clip.cond_stage_model.clip_l.transformer, nano_vae.first_stage_model):
         owners = {name for name, module in network.named_modules() if list(module.parameters(recurse=False))}
         assert owners and all(hasattr(network.get_submodule(name), "comfy_cast_weights") for name in owners)
 
@@ -130,11 +128,11 @@ def test_partly_unloaded_and_loaded_again(patched):
 
 
 @pytest.mark.core("--novram with fp16, bf16 and fp8 weights", stage=STAGES, note=NEEDS_GPU)
-def test_precision_and_offloading_together(tiny_files, stage, model):
+def test_precision_and_offloading_together(tiny, stage, model):
     """The error of a weight type is the same, wherever its weights are."""
     exact = applied(model)
     for dtype, bound in ((torch.float16, 0.01), (torch.bfloat16, 0.05), (torch.float8_e4m3fn, 0.2)):
-        cast = load_model(str(tiny_files[stage]), stage, {"dtype": dtype})
+        cast = tiny(stage, {"dtype": dtype})
         load(cast, NOVRAM)
         got = applied(cast)
         cast.detach()
