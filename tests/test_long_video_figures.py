@@ -24,7 +24,7 @@ from comfyui_lavie.training.evaluate_long_video import (
 from comfyui_lavie.training.evaluate_shapes import heldout_scenes
 from comfyui_lavie.training.shapes import COLORS
 
-EXTENDED = WAYS[2]
+EXTENDED = WAYS[1]
 SCENE = heldout_scenes(1)[0]
 
 

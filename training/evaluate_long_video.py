@@ -93,11 +93,9 @@ class Way:
         starts = range(CLIP, self.frames, self.new)
         return [slice(0, CLIP), *(slice(start, start + self.new) for start in starts)]
 
-WINDOW_BORDERS = (*range(8, 60, 8), 60)
 CLIP_BORDERS = tuple(range(CLIP, 76, 12))
 WAYS = (
-    Way("context windows, FreeNoise", WINDOWS, {"frames": 76}, 12, WINDOW_BORDERS),
-    Way("context windows", WINDOWS, {"frames": 76, "freenoise": False}, 12, WINDOW_BORDERS),
+    Way("context windows, FreeNoise", WINDOWS, {"frames": 76}, 12, (*range(8, 60, 8), 60)),
     Way("LaVie Extend Video", EXTENDED, {"total_frames": 76}, 12, CLIP_BORDERS),
     Way("LaVie Extend Video, denoise 1", EXTENDED, {"total_frames": 76, "denoise": 1.0}, 12, CLIP_BORDERS),
     Way(
