@@ -59,8 +59,8 @@ Wilson's of rates.
 - drift: distance of the mean colour of the last part from that of the first clip, of 255;
 - named, open: captions that name a background, and captions that leave it open.
 
-Context windows keep the look without seams, but look at direction: what is blended from windows that each want the thing
-in the middle hardly moves the way the prompt says. Extended clips move; their seams are the price.
+Context windows keep the look without seams, but look at direction: what is blended from windows that each want the
+thing in the middle hardly moves the way the prompt says. Extended clips move; their seams are the price.
 
 Frames held under the highest noise say nothing: there the network decides anew what the prompt leaves open, which is
 what *denoise* 1 shows. With *denoise* 0.8 new frames start from the last one, below that noise. What is left of the
