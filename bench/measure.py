@@ -5,7 +5,8 @@ Memory is what one forward needs beyond weights and inputs, in two ways:
 * *Activations*: the peak of the bytes torch's own allocator has handed out. On the CPU it is the largest running sum of
   the allocations and releases that torch's profiler records during the forward; on CUDA
   ``max_memory_allocated``. Convolution scratch counts (oneDNN takes it from the same allocator). It depends neither
-  on load nor on malloc, repeats exactly, and is the figure that the goal is about.
+  on load nor on malloc, repeats exactly, and is the figure that the goal is about. On the meta device, where tensors
+  have sizes and no content, it is the sum of what operations return: published sizes in seconds, without scratch.
 * *Process growth*, on Linux with a CPU: the largest resident size during the forward less that before it. The
   kernel's high-water mark is reset just before, free heap is handed back first, and malloc is told to map every block
   from 64 KiB up by itself, so that blocks freed during the forward leave the process and do not hide later growth. It
@@ -18,10 +19,13 @@ import ctypes
 import multiprocessing
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from .subjects import SUBJECTS, Case
@@ -64,6 +68,10 @@ def peak_activations(forward, device: str) -> int:
         before = torch.cuda.memory_allocated()
         forward()
         return torch.cuda.max_memory_allocated() - before
+    if device == "meta":
+        with Storages() as storages:
+            forward()
+        return storages.peak
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         forward()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -72,6 +80,34 @@ def peak_activations(forward, device: str) -> int:
         held += event.nbytes()
         peak = max(peak, held)
     return peak
+
+
+class Storages(TorchDispatchMode):
+    """Counts the bytes of storages that operations make, from when each is made until nothing refers to it."""
+
+    def __init__(self):
+        super().__init__()
+        self._known = weakref.WeakKeyDictionary()
+        self._held = self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        for given in _storages((args, kwargs)):
+            self._known.setdefault(given, 0)  # not made here: a weight or an input
+        out = func(*args, **(kwargs or {}))
+        for storage in _storages(out):
+            if storage not in self._known:
+                self._known[storage] = size = storage.nbytes()
+                self._held += size
+                weakref.finalize(storage, self._release, size)
+        self.peak = max(self.peak, self._held)
+        return out
+
+    def _release(self, size: int) -> None:
+        self._held -= size
+
+
+def _storages(values) -> list[torch.UntypedStorage]:
+    return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, torch.Tensor)]
 
 
 def process_growth(forward) -> int | None:

@@ -1,4 +1,8 @@
-"""Long videos, clip by clip: each new clip begins with the last frames of what there is, held by a mask."""
+"""Long videos, clip by clip: each new clip begins with the last frames of what there is, held by a mask.
+
+Held frames under the highest noise say nothing: there the network decides by noise and prompt alone what the prompt
+leaves open, such as a background. New frames therefore start from the last frame, and below that noise.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,8 @@ from comfy_api.latest import io
 from ..lavie_models.comfyui.frames import conds_of_frames
 from ..lavie_models.comfyui.model import SOURCE_LATENTS
 from .latent import LATENT_CHANNELS
+
+DENOISE = 0.8  # measured: docs/long_video.md
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +108,10 @@ class LaVieExtendVideo(io.ComfyNode):
                     "frame of the long video follow the clips.",
                 ),
                 io.Sampler.Input("sampler", tooltip="Used for every clip."),
-                io.Sigmas.Input("sigmas", tooltip="Used for every clip. Start from full noise: denoise 1."),
+                io.Sigmas.Input(
+                    "sigmas",
+                    tooltip="Used for every clip, as far as denoise says. Start from full noise: denoise 1 there.",
+                ),
                 io.Latent.Input(
                     "latent",
                     tooltip="The video to extend: the output of a sampler, or VAE Encode of frames. It stays as it is.",
@@ -120,6 +129,12 @@ class LaVieExtendVideo(io.ComfyNode):
                     tooltip="Frames that a clip takes over from what there is. More keep motion and looks better, and "
                     "take more clips.",
                 ),
+                io.Float.Input(
+                    "denoise", default=DENOISE, min=0.01, max=1.0, step=0.01, optional=True,
+                    tooltip="Share of the steps that new frames go through, the last ones. They start as the last "
+                    "frame so far under that much noise: below 1 background and look carry over, lower keeps more and "
+                    "moves less. At 1 what the prompt leaves open may come out anew.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(
@@ -129,7 +144,9 @@ class LaVieExtendVideo(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, noise, guider, sampler, sigmas, latent, total_frames, clip_frames, overlap) -> io.NodeOutput:
+    def execute(
+        cls, noise, guider, sampler, sigmas, latent, total_frames, clip_frames, overlap, denoise=DENOISE
+    ) -> io.NodeOutput:
         video = latent["samples"]
         if video.ndim != 4 or not video.any():
             got = "an empty latent" if video.ndim == 4 else f"a latent of shape {tuple(video.shape)}"
@@ -144,6 +161,7 @@ class LaVieExtendVideo(io.ComfyNode):
                 "Windows"
             )
         clips = plan_clips(len(video), total_frames, clip_frames, overlap)
+        sigmas = last_part(sigmas, denoise)
         steps = max(0, len(sigmas) - 1)
         show = latent_preview.prepare_callback(guider.model_patcher, steps * len(clips))
 
@@ -157,15 +175,21 @@ class LaVieExtendVideo(io.ComfyNode):
         return io.NodeOutput({"samples": extend(video, clips, sample)})
 
 
+def last_part(sigmas: torch.Tensor, share: float) -> torch.Tensor:
+    """The noise levels of the last steps, ``share`` (above 0, to 1) of all of them and one at least."""
+    steps = round((len(sigmas) - 1) * share)
+    return sigmas[-(max(steps, 1) + 1) :]
+
+
 def takes_first_frame(model) -> bool:
     """Whether a LaVie base model's input has channels for its first frame."""
     return model.model.model_config.lavie_config.in_channels > LATENT_CHANNELS
 
 
 def _sample_clip(guider, noise, sampler, sigmas, clip: Clip, total: int, given: torch.Tensor, callback):
-    """All frames of one clip, the given ones unchanged."""
+    """All frames of one clip, the given ones unchanged; the others start as the last of those, under noise."""
     length, held = clip.stop - clip.start, len(given)
-    start = torch.cat((given, given.new_zeros(length - held, *given.shape[1:])))
+    start = torch.cat((given, given[-1:].expand(length - held, -1, -1, -1)))
     mask = torch.ones(length, 1, *given.shape[2:])
     mask[:held] = 0.0
     # Frame numbers choose the noise: the same as one long latent would get.

@@ -53,9 +53,9 @@ TRY = {
     "video_to_video": f"*denoise* {DENOISE} keeps the motion and much of the picture; 1 keeps nothing.",
     "long_video": "*freenoise* repeats the first window's noise along the video: windows agree more. A larger "
     "*overlap* blends more and takes longer.",
-    "long_video_extended": "A larger *overlap* keeps motion and looks better and takes more clips. Interrupting keeps "
-    "the clips that are finished. For prompts that change put LaVie Frame Prompts, with *frames* as *total_frames*, in "
-    "the place of the positive prompt.",
+    "long_video_extended": "A larger *overlap* keeps motion and looks better and takes more clips; a lower *denoise* "
+    "keeps more of the look and moves less. Interrupting keeps the clips that are finished. For prompts that change "
+    "put LaVie Frame Prompts, with *frames* as *total_frames*, in the place of the positive prompt.",
     "extend_video": "With a first-frame-conditioned base choose *overlap* 1: each clip is given the last frame before "
     "it. Interrupting keeps the clips that are finished.",
     "interpolate_video": "3 instead of the 4 in *Frames per second* makes it slower, as in the published cascade.",

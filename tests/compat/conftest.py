@@ -56,9 +56,18 @@ def wide_file(files):
 
 
 @pytest.fixture
-def model(tiny_files):
-    """The tiny base, loaded anew for each test."""
-    return _load(tiny_files["base"])
+def tiny(tiny_files):
+    """Loads a tiny model anew, by its name in kit.TINY."""
+    from comfyui_lavie.lavie_models.comfyui.model import load_model
+    from comfyui_lavie.tests.compat.kit import TINY
+
+    return lambda name, options=None: load_model(str(tiny_files[name]), TINY[name].stage, options)
+
+
+@pytest.fixture
+def model(tiny):
+    """The tiny base."""
+    return tiny("base")
 
 
 @pytest.fixture
@@ -73,6 +82,15 @@ def nano():
     from comfyui_lavie.tests.compat.kit import WEIGHTS
 
     return _load(WEIGHTS / "diffusion_models" / "lavie_nano_base.safetensors")
+
+
+@pytest.fixture
+def clip():
+    """The text encoder that comes with the pack."""
+    from comfyui_lavie.lavie_models.comfyui.text_encoder import load_text_encoder
+    from comfyui_lavie.tests.compat.kit import WEIGHTS
+
+    return load_text_encoder(str(WEIGHTS / "text_encoders" / "lavie_nano_text_encoder.safetensors"))
 
 
 def _load(file):

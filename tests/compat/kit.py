@@ -17,8 +17,11 @@ import comfy.sample
 import comfy.samplers
 import comfy.supported_models
 import torch
+from comfy_extras.nodes_context_windows import ContextWindowsManualNode
+from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 from comfyui_lavie.lavie_models import LaVieUNet, UNetConfig
 from comfyui_lavie.lavie_models.comfyui.model import LOW_RESOLUTION, NOISE_LEVEL, SOURCE_LATENTS, load_model
+from comfyui_lavie.nodes.extend_video import LaVieExtendVideo
 from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +44,7 @@ TINY = {
 # One level of the published width and text: files of SD 1.x (checkpoints, ControlNets, adapters) fit it.
 WIDE = UNetConfig.base(block_channels=(320,), attention_levels=(True,), layers_per_block=2)
 FRAMES = 6
+EULER = comfy.samplers.sampler_object("euler")
 SCALE = comfy.latent_formats.SD15().scale_factor
 
 
@@ -151,6 +155,24 @@ def sample(
 
 def sigmas(model, steps: int, scheduler: str = "normal") -> torch.Tensor:
     return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps)
+
+
+def windows(
+    model, length=4, overlap=0, schedule="batched", fuse="flat", dim=0, freenoise=False, causal=False, retain=""
+):
+    return run(
+        ContextWindowsManualNode, model=model, context_length=length, context_overlap=overlap, dim=dim,
+        context_schedule=schedule, context_stride=1, closed_loop=False, fuse_method=fuse, freenoise=freenoise,
+        cond_retain_index_list=retain, causal_window_fix=causal,
+    )[0]  # fmt: skip
+
+
+def extended(made, video, frames, clip_frames=6, overlap=2, steps=3, seed=3, denoise=1.0):
+    return run(
+        LaVieExtendVideo, noise=Noise_RandomNoise(seed), guider=made, sampler=EULER,
+        sigmas=sigmas(made.model_patcher, steps), latent={"samples": video}, total_frames=frames,
+        clip_frames=clip_frames, overlap=overlap, denoise=denoise,
+    )[0]["samples"]  # fmt: skip
 
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:

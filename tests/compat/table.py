@@ -20,7 +20,9 @@ Core nodes of ComfyUI 0.30.0 on LaVie's networks, as proved by the tests in `tes
 least one test that calls the node on a small model and compares numbers with the effect it should have. This file is
 written by `python -P -m pytest tests/compat --write-table`; an empty cell was not tested.
 
-Not tested: what needs an NVIDIA GPU (dynamic VRAM loading, torch.compile's cudagraphs, speed options).
+Not tested, because it needs a GPU: weights that move between two devices (`--lowvram` and `--novram` do so there; on a
+CPU ComfyUI leaves models whole, and the tests give its loader the budgets of these options), dynamic VRAM's own loader
+(its library needs CUDA), torch.compile's cudagraphs, speed options.
 """
 
 

@@ -6,11 +6,9 @@ Predictions are compared with those of the parts that a conditioning is made of,
 import pytest
 import torch
 from comfy_extras.nodes_mask import SolidMask
-from comfyui_lavie.lavie_models.comfyui.text_encoder import load_text_encoder
 from comfyui_lavie.nodes.frame_prompts import LaVieFramePrompts, blend, blend_weights, parse_schedule
 from comfyui_lavie.tests.compat.kit import (
     FRAMES,
-    WEIGHTS,
     guider,
     moving_mask,
     noise,
@@ -160,9 +158,8 @@ def test_schedule_lines():
     assert parse_schedule(" 8 : a car: red\n0:a fish\n", 9) == [(0, "a fish"), (8, "a car: red")]
 
 
-def test_frame_prompts_node():
+def test_frame_prompts_node(clip):
     """Keyframes get exactly their prompt's encoding, frames between them the blend."""
-    clip = load_text_encoder(str(WEIGHTS / "text_encoders" / "lavie_nano_text_encoder.safetensors"))
     schedule = "0: a red fish moving right\n4: a blue fish moving right"
     ((mixed, values),) = run(LaVieFramePrompts, clip=clip, schedule=schedule, frames=8)[0]
     red, blue = (

@@ -8,14 +8,12 @@ import torch
 from comfy_extras.nodes_ip2p import InstructPixToPixConditioning
 from comfyui_lavie.lavie_models import LaVieUNet
 from comfyui_lavie.lavie_models.checkpoint import detect_config, export_published
-from comfyui_lavie.lavie_models.comfyui.model import load_model
-from comfyui_lavie.lavie_models.comfyui.vae import load_vae
 from comfyui_lavie.lavie_models.schedule import noise_levels, sigmas_to_timesteps
 from comfyui_lavie.nodes.first_frame import LaVieFirstFrameConditioning
 from comfyui_lavie.tests.compat.kit import (
     SCALE,
     TINY,
-    WEIGHTS,
+    extended,
     guider,
     noise,
     random,
@@ -23,14 +21,14 @@ from comfyui_lavie.tests.compat.kit import (
     run,
     step,
     text,
+    windows,
 )
-from comfyui_lavie.tests.compat.test_long_video import extended, windows
 from safetensors.torch import load_file
 
 
 @pytest.fixture
-def model(tiny_files):
-    return load_model(str(tiny_files["first_frame"]), "base")
+def model(tiny):
+    return tiny("first_frame")
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +81,11 @@ def test_a_condition_for_each_frame_follows_the_windows(model):
     assert relative(got, torch.cat(parts)) < 1e-5
 
 
-def test_image_is_encoded_and_the_first_of_several_counts(model):
-    vae = load_vae(str(WEIGHTS / "vae" / "lavie_nano_vae.safetensors"))
+def test_image_is_encoded_and_the_first_of_several_counts(model, nano_vae):
     images = random(3, 70, 64, 3, seed=1).sigmoid()
-    positive, negative = run(LaVieFirstFrameConditioning, positive=text(1), negative=text(2), image=images, vae=vae)
-    wanted = vae.encode(images[:1, 3:67])
+    prompts = {"positive": text(1), "negative": text(2)}
+    positive, negative = run(LaVieFirstFrameConditioning, **prompts, image=images, vae=nano_vae)
+    wanted = nano_vae.encode(images[:1, 3:67])
     for conditioning in (positive, negative):
         assert torch.equal(conditioning[0][1]["concat_latent_image"], wanted)
     assert step(guider(model, positive, negative, 2.0), noise()).isfinite().all()
@@ -121,13 +119,12 @@ def test_a_first_frame_of_another_size_is_refused(model):
     works=False,
     note="Refused.",
 )
-def test_a_first_frame_for_the_published_base_is_refused(tiny_files):
-    base = load_model(str(tiny_files["base"]), "base")
+def test_a_first_frame_for_the_published_base_is_refused(tiny, nano_vae):
+    base = tiny("base")
     with pytest.raises(ValueError, match="takes no frames to start from"):
         step(guider(base, conditioned(torch.ones(1, 4, 8, 8))[0]), noise())
-    vae = load_vae(str(WEIGHTS / "vae" / "lavie_nano_vae.safetensors"))
     pixels = torch.zeros(1, 64, 64, 3)
-    positive, *_ = run(InstructPixToPixConditioning, positive=text(1), negative=text(2), vae=vae, pixels=pixels)
+    positive, *_ = run(InstructPixToPixConditioning, positive=text(1), negative=text(2), vae=nano_vae, pixels=pixels)
     with pytest.raises(ValueError, match="takes no frames to start from"):
         step(guider(base, positive), noise())
 

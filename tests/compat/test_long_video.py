@@ -10,13 +10,14 @@ import comfy.samplers
 import comfy.utils
 import pytest
 import torch
-from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from comfyui_lavie.nodes.context_windows import LaVieContextWindows
 from comfyui_lavie.nodes.extend_video import Clip, LaVieExtendVideo, plan_clips
 from comfyui_lavie.tests.compat.kit import (
+    EULER,
     SCALE,
+    extended,
     guider,
     noise,
     random,
@@ -26,20 +27,10 @@ from comfyui_lavie.tests.compat.kit import (
     sigmas,
     step,
     text,
+    windows,
 )
 
-EULER = comfy.samplers.sampler_object("euler")
 LONG = 10
-
-
-def windows(
-    model, length=4, overlap=0, schedule="batched", fuse="flat", dim=0, freenoise=False, causal=False, retain=""
-):
-    return run(
-        ContextWindowsManualNode, model=model, context_length=length, context_overlap=overlap, dim=dim,
-        context_schedule=schedule, context_stride=1, closed_loop=False, fuse_method=fuse, freenoise=freenoise,
-        cond_retain_index_list=retain, causal_window_fix=causal,
-    )[0]  # fmt: skip
 
 
 # --- context windows --------------------------------------------------------------------------------------------------
@@ -170,40 +161,43 @@ def test_numbers_that_do_not_fit(numbers, said):
         plan_clips(*numbers)
 
 
-def extended(made, video, frames, clip_frames=6, overlap=2, steps=3, seed=3):
-    return run(
-        LaVieExtendVideo, noise=Noise_RandomNoise(seed), guider=made, sampler=EULER,
-        sigmas=sigmas(made.model_patcher, steps), latent={"samples": video}, total_frames=frames,
-        clip_frames=clip_frames, overlap=overlap,
-    )[0]["samples"]  # fmt: skip
+def by_hand(model, given, conds, frames, steps):
+    """One clip sampled with a mask over its ``given`` frames, from the last of them."""
+    held, length = len(given), frames.stop - frames.start
+    latent = torch.cat((given, given[-1:].expand(length - held, -1, -1, -1)))
+    mask = torch.ones(length, 1, 8, 8)
+    mask[:held] = 0
+    noisy = comfy.sample.prepare_noise(latent, 3, list(range(frames.start, frames.stop)))
+    made = guider(model, conds, text(2), 2.0)
+    return made.sample(noisy, latent, EULER, steps, denoise_mask=mask, seed=0, disable_pbar=True)[held:]
 
 
 @pytest.mark.core("LaVieExtendVideo, with any GUIDER, SAMPLER, SIGMAS and NOISE")
-def test_extension_is_masked_sampling_clip_by_clip(model):
-    """Equal to sampling each clip by hand with a mask over the frames taken over."""
+@pytest.mark.parametrize(("denoise", "calls"), [(1.0, 4), (0.8, 3), (0.01, 1)])
+def test_extension_is_masked_sampling_clip_by_clip(model, denoise, calls):
+    """Equal to sampling each clip by hand, in the last ``calls`` of four steps."""
     video = random(4, 4, 8, 8, seed=1) / SCALE
-    got = extended(guider(model, text(1), text(2), 2.0), video, LONG)
+    got = extended(guider(model, text(1), text(2), 2.0), video, LONG, steps=4, denoise=denoise)
     assert got.shape[0] == LONG and torch.equal(got[:4], video)
     for start, new, stop in ((2, 4, 8), (4, 8, 10)):
-        latent = torch.cat((got[start:new], torch.zeros(stop - new, 4, 8, 8)))
-        mask = torch.ones(stop - start, 1, 8, 8)
-        mask[: new - start] = 0
-        noisy = comfy.sample.prepare_noise(latent, 3, list(range(start, stop)))
-        made = guider(model, text(1), text(2), 2.0)
-        wanted = made.sample(noisy, latent, EULER, sigmas(model, 3), denoise_mask=mask, seed=0, disable_pbar=True)
-        assert relative(got[new:stop], wanted[new - start :]) < 1e-4
+        wanted = by_hand(model, got[start:new], text(1), slice(start, stop), sigmas(model, 4)[-calls - 1 :])
+        assert relative(got[new:stop], wanted) < 1e-4
 
 
 def test_prompts_and_hints_of_each_frame_follow_the_clips(model):
     """A prompt for each frame of the long video: each clip is sampled with the prompts of its frames."""
     video, texts = random(4, 4, 8, 8, seed=1) / SCALE, random(LONG, 7, 16, seed=2)
     got = extended(guider(model, [[texts, {}]], text(2), 2.0), video, LONG)
-    noisy = comfy.sample.prepare_noise(torch.zeros(6, 4, 8, 8), 3, list(range(2, 8)))
-    latent, mask = torch.cat((video[2:], torch.zeros(4, 4, 8, 8))), torch.ones(6, 1, 8, 8)
-    mask[:2] = 0
-    made = guider(model, [[texts[2:8], {}]], text(2), 2.0)
-    wanted = made.sample(noisy, latent, EULER, sigmas(model, 3), denoise_mask=mask, seed=0, disable_pbar=True)
-    assert relative(got[4:8], wanted[2:]) < 1e-4
+    wanted = by_hand(model, video[2:], [[texts[2:8], {}]], slice(2, 8), sigmas(model, 3))
+    assert relative(got[4:8], wanted) < 1e-4
+
+
+def test_a_workflow_saved_without_denoise_gets_the_default(model):
+    made, video = guider(model, text(1)), random(4, 4, 8, 8, seed=1) / SCALE
+    inputs = {"noise": Noise_RandomNoise(3), "guider": made, "sampler": EULER, "sigmas": sigmas(model, 4)}
+    numbers = {"latent": {"samples": video}, "total_frames": 8, "clip_frames": 6, "overlap": 2}
+    (got,) = run(LaVieExtendVideo, **inputs, **numbers)
+    assert torch.equal(got["samples"], extended(made, video, 8, steps=4, denoise=0.8))
 
 
 def test_progress_counts_all_clips_and_an_interruption_keeps_what_is_done(model):

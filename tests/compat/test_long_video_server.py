@@ -43,7 +43,7 @@ def test_first_frame_model_goes_on_from_a_video(comfyui, tmp_path):
     "LaVieExtendVideo interrupted", note="The finished clips come out, and the workflow goes on with them."
 )
 def test_interruption_keeps_the_finished_clips(comfyui):
-    api = comfyui.workflow("lavie_nano_long_video_extended.json", steps=3)
+    api = comfyui.workflow("lavie_nano_long_video_extended.json", steps=4)  # of which a clip takes three
     number, _ = node_of(api, "LaVieExtendVideo")
     seen = []
 

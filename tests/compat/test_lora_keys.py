@@ -19,10 +19,8 @@ from comfy_extras.nodes_hooks import (
 from comfy_extras.nodes_torch_compile import TorchCompileModel
 from comfyui_lavie.lavie_models import UNetConfig
 from comfyui_lavie.lavie_models.comfyui.model import LaVieModelConfig, load_model
-from comfyui_lavie.lavie_models.comfyui.text_encoder import load_text_encoder
 from comfyui_lavie.nodes.lora_report import LaVieLoraReport, make_report
 from comfyui_lavie.tests.compat.kit import (
-    WEIGHTS,
     edited,
     guider,
     noise,
@@ -205,11 +203,6 @@ def lora(files):
 def changed(files, tiny_files):
     """The tiny base with the LoRA's change in its weights."""
     return edited(tiny_files["base"], files / "edited.safetensors", {f"{MIDDLE}.weight": CHANGE})
-
-
-@pytest.fixture
-def clip():
-    return load_text_encoder(str(WEIGHTS / "text_encoders" / "lavie_nano_text_encoder.safetensors"))
 
 
 @pytest.fixture

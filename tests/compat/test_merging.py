@@ -22,10 +22,8 @@ from comfy_extras.nodes_model_merging_model_specific import NODE_CLASS_MAPPINGS 
 from comfy_extras.nodes_model_merging_model_specific import ModelMergeSD1
 from comfyui_lavie.lavie_models import LaVieUNet
 from comfyui_lavie.lavie_models.comfyui.model import load_model
-from comfyui_lavie.lavie_models.comfyui.text_encoder import load_text_encoder
-from comfyui_lavie.lavie_models.comfyui.vae import load_vae
 from comfyui_lavie.lavie_models.unet import is_temporal
-from comfyui_lavie.tests.compat.kit import WEIGHTS, WIDE, guider, noise, predict, relative, run, step, text
+from comfyui_lavie.tests.compat.kit import WIDE, guider, noise, predict, relative, run, step, text
 from safetensors.torch import load_file, save_file
 
 from nodes import UNETLoader
@@ -128,12 +126,10 @@ def test_a_saved_model_keeps_its_prediction(nano, output):
 
 
 @pytest.mark.core("CheckpointSave, CLIPMergeSimple")
-def test_checkpoint_of_model_text_encoder_and_vae(nano, output):
+def test_checkpoint_of_model_text_encoder_and_vae(nano, clip, nano_vae, output):
     """The loaders find their part in one file."""
-    clip = load_text_encoder(str(WEIGHTS / "text_encoders" / "lavie_nano_text_encoder.safetensors"))
-    vae = load_vae(str(WEIGHTS / "vae" / "lavie_nano_vae.safetensors"))
-    (clip,) = run(CLIPMergeSimple, clip1=clip, clip2=clip, ratio=0.5)
-    run(CheckpointSave, model=nano, clip=clip, vae=vae, filename_prefix="all")
+    (merged,) = run(CLIPMergeSimple, clip1=clip, clip2=clip, ratio=0.5)
+    run(CheckpointSave, model=nano, clip=merged, vae=nano_vae, filename_prefix="all")
     (file,) = output.glob("*.safetensors")
     assert relative(predict(load_model(str(file), "base"), frames=2), predict(nano, frames=2)) < 1e-6
 

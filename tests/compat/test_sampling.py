@@ -10,11 +10,9 @@ from comfy_extras.nodes_advanced_samplers import SamplerEulerCFGpp
 from comfy_extras.nodes_custom_sampler import CFGGuider, Noise_RandomNoise, SamplerCustomAdvanced
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
-from comfyui_lavie.lavie_models.comfyui.vae import load_vae
 from comfyui_lavie.tests.compat.kit import (
     FRAMES,
     SCALE,
-    WEIGHTS,
     guider,
     moving_mask,
     noise,
@@ -100,11 +98,6 @@ def test_cfg_pp(pair):
 
 
 @pytest.fixture(scope="module")
-def vae():
-    return load_vae(str(WEIGHTS / "vae" / "lavie_nano_vae.safetensors"))
-
-
-@pytest.fixture(scope="module")
 def clip_of_frames():
     """A white square that moves right over black, (F, 64, 64, 3)."""
     frames = torch.zeros(FRAMES, 64, 64, 3)
@@ -122,10 +115,10 @@ def ksampler(model, latent, denoise, steps=6):
 
 
 @pytest.mark.core("VAEEncode of a clip, KSampler with denoise below 1")
-def test_less_denoise_stays_nearer_to_the_clip(nano, vae, clip_of_frames):
-    (latent,) = run(VAEEncode, vae=vae, pixels=clip_of_frames)
+def test_less_denoise_stays_nearer_to_the_clip(nano, nano_vae, clip_of_frames):
+    (latent,) = run(VAEEncode, vae=nano_vae, pixels=clip_of_frames)
     assert latent["samples"].shape == (FRAMES, 4, 8, 8)
-    (round_trip,) = run(VAEDecode, vae=vae, samples=latent)
+    (round_trip,) = run(VAEDecode, vae=nano_vae, samples=latent)
     assert relative(round_trip, clip_of_frames) < 0.5
     distance = [relative(ksampler(nano, latent, denoise), latent["samples"]) for denoise in (0.1, 0.4, 1.0)]
     assert 0 < distance[0] < distance[1] < distance[2]
@@ -141,18 +134,18 @@ def test_inpainting_with_a_mask_for_each_frame(model):
 
 
 @pytest.mark.core("VAEEncodeForInpaint with a mask for each frame")
-def test_vae_encode_for_inpaint(model, vae, clip_of_frames):
-    (latent,) = run(VAEEncodeForInpaint, vae=vae, pixels=clip_of_frames, mask=moving_mask(), grow_mask_by=0)
+def test_vae_encode_for_inpaint(model, nano_vae, clip_of_frames):
+    (latent,) = run(VAEEncodeForInpaint, vae=nano_vae, pixels=clip_of_frames, mask=moving_mask(), grow_mask_by=0)
     change = (ksampler(model, latent, 1.0) - latent["samples"]).abs().amax(dim=1)
     new = moving_mask()[:, ::8, ::8].bool()
     assert change[~new].max() < 1e-4 and change[new].min() > 1e-3
 
 
 @pytest.mark.core("InpaintModelConditioning", note="As a noise mask; LaVie has no inpainting model.")
-def test_inpaint_conditioning(nano, vae, clip_of_frames):
+def test_inpaint_conditioning(nano, nano_vae, clip_of_frames):
     width = nano.model.model_config.unet_config["context_dim"]
     positive, negative, latent = run(
-        InpaintModelConditioning, positive=text(1, width), negative=text(2, width), vae=vae, pixels=clip_of_frames,
+        InpaintModelConditioning, positive=text(1, width), negative=text(2, width), vae=nano_vae, pixels=clip_of_frames,
         mask=moving_mask(), noise_mask=True,
     )  # fmt: skip
     made = guider(nano, positive, negative, 2.0)

@@ -22,6 +22,7 @@ from comfyui_lavie.nodes.model_loaders import WEIGHT_DTYPES
 from comfyui_lavie.tests.compat.kit import (
     TINY,
     edited,
+    extended,
     given,
     guider,
     noise,
@@ -34,8 +35,8 @@ from comfyui_lavie.tests.compat.kit import (
     sigmas,
     step,
     text,
+    windows,
 )
-from comfyui_lavie.tests.compat.test_long_video import extended, windows
 from comfyui_lavie.tests.compat.test_patches import named
 from safetensors.torch import load_file, save_file
 
@@ -53,8 +54,8 @@ def stage(request):
 
 
 @pytest.fixture
-def model(tiny_files, stage):
-    return load_model(str(tiny_files[stage]), stage)
+def model(tiny, stage):
+    return tiny(stage)
 
 
 @pytest.mark.core("Load LoRA: kohya (LoRA, LoCon)", stage=LATER)
@@ -115,8 +116,8 @@ def test_patch_acts_and_at_its_neutral_setting_does_not(model, stage, node, inpu
 
 
 @pytest.mark.core("TomePatchModel", stage="interpolation")
-def test_token_merging_on_interpolation(tiny_files):
-    model = load_model(str(tiny_files["interpolation"]), "interpolation")
+def test_token_merging_on_interpolation(tiny):
+    model = tiny("interpolation")
     merged, nothing = (predict(run(TomePatchModel, model=model, ratio=ratio)[0]) for ratio in (0.5, 0.0))
     assert relative(nothing, predict(model)) < 1e-5 < 1e-4 < relative(merged, nothing)
 
@@ -125,15 +126,15 @@ def test_token_merging_on_interpolation(tiny_files):
     "TomePatchModel", stage="super_resolution", works=False, note="Merges at the first level alone, where "
     "super-resolution has no attention: changes nothing there.",
 )  # fmt: skip
-def test_token_merging_finds_nothing_in_super_resolution(tiny_files):
-    model = load_model(str(tiny_files["super_resolution"]), "super_resolution")
+def test_token_merging_finds_nothing_in_super_resolution(tiny):
+    model = tiny("super_resolution")
     assert torch.equal(predict(run(TomePatchModel, model=model, ratio=0.5)[0]), predict(model))
 
 
 @pytest.mark.core("PerturbedAttentionGuidance", stage="super_resolution")
 @pytest.mark.core("SelfAttentionGuidance", stage="super_resolution")
-def test_attention_guidance_on_super_resolution(tiny_files):
-    model = load_model(str(tiny_files["super_resolution"]), "super_resolution")
+def test_attention_guidance_on_super_resolution(tiny):
+    model = tiny("super_resolution")
     plain = predict(model, cfg=CFG)
     for node, inputs in (
         (PerturbedAttentionGuidance, {"scale": 3.0}),
@@ -152,8 +153,8 @@ REFUSED = "Refused: its frames attend to two other frames, not to themselves."
     ("node", "inputs"),
     [(PerturbedAttentionGuidance, {"scale": 3.0}), (SelfAttentionGuidance, {"scale": 0.5, "blur_sigma": 2.0})],
 )
-def test_attention_guidance_on_interpolation_is_refused(tiny_files, node, inputs):
-    model = load_model(str(tiny_files["interpolation"]), "interpolation")
+def test_attention_guidance_on_interpolation_is_refused(tiny, node, inputs):
+    model = tiny("interpolation")
     with pytest.raises(ValueError, match="interpolation.*use it with the base model"):
         predict(run(node, model=model, **inputs)[0], cfg=CFG)
 
@@ -192,8 +193,8 @@ def test_caches_skip_steps(model, stage, node):
         for name, bound in (("bf16", 0.05), ("fp16", 0.01), ("fp8_e4m3fn", 0.2))
     ],
 )
-def test_weight_dtypes(model, tiny_files, stage, name, bound):
-    cast = load_model(str(tiny_files[stage]), stage, WEIGHT_DTYPES[name])
+def test_weight_dtypes(model, tiny, stage, name, bound):
+    cast = tiny(stage, WEIGHT_DTYPES[name])
     assert 1e-6 < relative(predict(cast), predict(model)) < bound
 
 
