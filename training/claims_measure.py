@@ -123,7 +123,7 @@ def look(generate: Generate, run: Run) -> list[Clip]:
 def measure_runs(runs: list[Run], steps: int, folder: Path) -> None:
     """Measure the runs that are not measured yet, each at the size of its own training, in `steps` sampling steps.
 
-    ComfyUI's own files go into the empty `folder`. Raises ServerError, WorkflowError and SetupError, as the server does.
+    ComfyUI's own files go into the empty `folder`. Raises ServerError, WorkflowError and SetupError as the server does.
     """
     from ..tools.comfyui_server import ComfyUIServer
 

@@ -48,14 +48,15 @@ CLAIM2 = """
 
 The images have all words; the videos only {words}. Every variant learns from the same {clips} clips of each seed in
 {steps} steps ({seeds}). Joint training sees {images} images in addition: that is what it costs more. Asked for
-{unseen} captions of a colour and a thing that no video had, and for {seen} of those that the videos had. The image model
-before fine-tuning is asked for pictures.
+{unseen} captions of a colour and a thing that no video had, and for {seen} of those that the videos had. The image
+model before fine-tuning is asked for pictures.
 
 """
 COSTS = """
 ## What it took
 
-CPU time of one training, one thread, reading included; weights that learn. The image model took {before}.
+Of one training, means over seeds: weights that learn, clips and images seen, CPU time of the process, reading included,
+and time on the clock, which other programs lengthen. The image model took {before}.
 
 """
 
@@ -144,10 +145,12 @@ def rates(variants: Variants, questions: tuple[Question, ...]) -> str:
 
 def seeds(variants: Variants, questions: tuple[Question, ...]) -> str:
     """A table of rates, each seed by itself."""
-    rows = [
-        [q.name, *(", ".join(f"{q.rate(clips).rate:.2f}" for clips in runs.values()) for runs in variants.values())]
-        for q in questions
-    ]
+
+    def cell(question: Question, runs: dict[Run, list[Clip]]) -> str:
+        found = [question.rate(clips) for clips in runs.values()]
+        return ", ".join(f"{rate.rate:.2f}" if rate.count else "-" for rate in found)
+
+    rows = [[q.name, *(cell(q, runs) for runs in variants.values())] for q in questions]
     return _table(["each seed", *variants], rows)
 
 
@@ -172,7 +175,7 @@ def costs(variants: dict[str, list[Cost]]) -> str:
          f"{fmean(one.cpu for one in found) / 60:.1f} min", f"{fmean(one.wall for one in found) / 60:.1f} min"]
         for name, found in variants.items()
     ]  # fmt: skip
-    return _table(["", "weights", "clips", "images", "CPU time", "time of the steps"], rows)
+    return _table(["", "weights", "clips", "images", "CPU time", "on the clock"], rows)
 
 
 def _table(head: list, rows: list[list]) -> str:
@@ -211,5 +214,5 @@ def page(runs: list[Run], sampling_steps: int) -> str:
     for run in tuned:
         by_name.setdefault(run.variant, []).append(took[run])
     first = took[images]
-    before = f"{first.cpu / 60:.1f} min of CPU time, {first.wall / 60:.1f} min of steps"
+    before = f"{first.cpu / 60:.1f} min of CPU time, {first.wall / 60:.1f} min on the clock"
     return text + COSTS.format(before=before) + costs(by_name)
