@@ -72,12 +72,12 @@ class Claim:
 
 BEFORE = Variant("images", "before fine-tuning")
 CLAIMS = (  # in the order in which they are trained
-    Claim(2, "some_videos", ("run.steps=60", "run.decay=30"), mixed_scenes, (
+    Claim(2, "some_videos", ("run.steps=100", "run.decay=50"), mixed_scenes, (
         Variant("video_only", "video only", ("data.images=0",)),
         Variant("temporal_only", "video only, temporal layers only", ("data.images=0", "model.train=temporal")),
-        Variant("joint", "jointly with images of all words", ("data.images=4",)),
+        Variant("joint", "jointly with images of all words", ("data.images=2",)),
     )),
-    Claim(1, "videos", ("run.steps=120", "run.decay=50"), heldout_scenes, (
+    Claim(1, "videos", ("run.steps=120", "run.decay=60"), heldout_scenes, (
         Variant("rotary", "rotary positions and bias"),
         Variant("no_positions", "no positions", ("model.config.positions=false",)),
         Variant("no_temporal", "no temporal attention", ("model.train=spatial",)),
@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "claims", help="folder of data, runs and cache")
     for name, default, what in (
         ("--images", 6144, "images to prepare"), ("--videos", 1024, "videos to prepare, of each choice of words"),
-        ("--clips", 36, "clips to measure of each run"), ("--sampling-steps", 12, "steps of the sampler"),
+        ("--clips", 24, "clips to measure of each run"), ("--sampling-steps", 10, "steps of the sampler"),
     ):  # fmt: skip
         parser.add_argument(name, type=positive, default=default, metavar="N", help=f"{what} (default: {default})")
     for number, default in ((1, [0]), (2, [0, 1, 2])):

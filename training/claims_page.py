@@ -155,17 +155,20 @@ def seeds(variants: Variants, questions: tuple[Question, ...]) -> str:
 
 
 def differences(variants: Variants, best: str, questions: tuple[Question, ...]) -> str:
-    """A table of what ``best`` has over each of the others."""
+    """A table of what ``best`` has over each of the others, and which of it is more than chance."""
     together = {name: sum(runs.values(), []) for name, runs in variants.items()}
-    others = [name for name in together if name != best]
-
-    def cell(question: Question, other: str) -> str:
-        one, two = (question.rate(together[name]) for name in (best, other))
-        apart, low, high = difference(one, two)
-        return f"{apart:+.2f} ({low:+.2f} .. {high:+.2f})" if one.count and two.count else "-"
-
-    head = [f"{best}, less", *others]
-    return _table(head, [[q.name, *(cell(q, other) for other in others)] for q in questions])
+    others, rows, beyond = [name for name in together if name != best], [], []
+    for question in questions:
+        rows.append([question.name])
+        for other in others:
+            one, two = (question.rate(together[name]) for name in (best, other))
+            apart, low, high = difference(one, two)
+            asked = one.count and two.count
+            rows[-1].append(f"{apart:+.2f} ({low:+.2f} .. {high:+.2f})" if asked else "-")
+            if asked and (low > 0 or high < 0):
+                beyond.append(f"{question.name}, against {other} ({apart:+.2f})")
+    found = f"Intervals without 0: {'; '.join(beyond)}." if beyond else "Every interval has 0 in it."
+    return _table([f"{best}, less", *others], rows) + f"\n{found} One in twenty would lack it by chance.\n"
 
 
 def costs(variants: dict[str, list[Cost]]) -> str:
