@@ -56,28 +56,22 @@ class Variant:
 
 @dataclass(frozen=True)
 class Claim:
-    """What is compared.
-
-    Attributes:
-        number: 1 or 2. videos: catalogue of its clips. changes: of the recipe `claims`, for all its variants.
-        scenes: what to ask a model for, by the number of clips.
-    """
+    """What is compared; ``videos``: catalogue of its clips; ``scenes``: what to ask for, by the number of clips."""
 
     number: int
     videos: str
-    changes: tuple[str, ...]
     scenes: Callable[[int], list[Scene]]
     variants: tuple[Variant, ...]
 
 
 BEFORE = Variant("images", "before fine-tuning")
 CLAIMS = (  # in the order in which they are trained
-    Claim(2, "some_videos", ("run.steps=100", "run.decay=50"), mixed_scenes, (
+    Claim(2, "some_videos", mixed_scenes, (
         Variant("video_only", "video only", ("data.images=0",)),
         Variant("temporal_only", "video only, temporal layers only", ("data.images=0", "model.train=temporal")),
         Variant("joint", "jointly with images of all words", ("data.images=2",)),
     )),
-    Claim(1, "videos", ("run.steps=120", "run.decay=60"), heldout_scenes, (
+    Claim(1, "videos", heldout_scenes, (
         Variant("rotary", "rotary positions and bias"),
         Variant("no_positions", "no positions", ("model.config.positions=false",)),
         Variant("no_temporal", "no temporal attention", ("model.train=spatial",)),
@@ -111,7 +105,7 @@ def runs_of(args: argparse.Namespace) -> list[Run]:
         for variant in claim.variants:
             for seed in args.seeds1 if claim.number == 1 else args.seeds2:
                 forced = _changes({"model.start": images.run.out, "run.seed": seed})
-                changes = [*claim.changes, *args.set, *forced, *variant.changes]
+                changes = [*args.set, *forced, *variant.changes]
                 recipe = _recipe(args, "claims", f"{variant.key}_{seed}", [claim.videos, "images"], changes)
                 runs.append(Run(claim.number, variant.name, recipe, claim.scenes(args.clips)))
     return runs
