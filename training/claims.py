@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "claims", help="folder of data, runs and cache")
     for name, default, what in (
         ("--images", 6144, "images to prepare"), ("--videos", 1024, "videos to prepare, of each choice of words"),
-        ("--clips", 24, "clips to measure of each run"), ("--sampling-steps", 10, "steps of the sampler"),
+        ("--clips", 48, "clips to measure of each run"), ("--sampling-steps", 10, "steps of the sampler"),
     ):  # fmt: skip
         parser.add_argument(name, type=positive, default=default, metavar="N", help=f"{what} (default: {default})")
     for number, default in ((1, [0]), (2, [0, 1, 2])):

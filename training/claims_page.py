@@ -33,7 +33,8 @@ things and in 0.25 of directions. Intervals are 95 %, over the clips of all seed
 CLAIM1 = """
 ## Claim 1: temporal self-attention with rotary positions
 
-{clips} clips of all words in {steps} steps, no images; {seeds}. Asked for {asked} captions held out from training.
+{clips} clips of all words in {steps} steps, no images ({seeds}). Each model is asked for {asked} clips by captions held
+out from training.
 
 - straight: the thing moves along a line at an even pace, whichever way;
 - steady: each frame by itself shows the same colour, thing and facing;
@@ -46,10 +47,10 @@ the statistics of group normalisation, which LaVie takes over whole clips.
 CLAIM2 = """
 ## Claim 2: joint image-video fine-tuning
 
-The images have all words; the videos only {words}. Every variant learns from the same {clips} clips of each seed in
-{steps} steps ({seeds}). Joint training sees {images} images in addition: that is what it costs more. Asked for
-{unseen} captions of a colour and a thing that no video had, and for {seen} of those that the videos had. The image
-model before fine-tuning is asked for pictures.
+The images have all words; the videos only {words}. With a seed, every variant learns from the same {clips} clips in
+{steps} steps ({seeds}). Joint training sees {images} images in addition: that is what it costs more. Each model is asked
+for {unseen} clips of a colour and a thing that no video had, and for {seen} of those that the videos had; the image
+model before fine-tuning for pictures.
 
 """
 COSTS = """
@@ -206,7 +207,7 @@ def page(runs: list[Run], sampling_steps: int) -> str:
         numbers = variants[BEST[number]]
         text += {1: CLAIM1, 2: CLAIM2}[number].format(
             clips=took[example].clips, steps=example.recipe.run.steps, asked=len(example.scenes),
-            seeds="seeds " + ", ".join(str(run.recipe.run.seed) for run in numbers), words=", ".join(VIDEO_WORDS),
+            seeds=f"seed{'s' * (len(numbers) > 1)} {', '.join(str(run.recipe.run.seed) for run in numbers)}", words=", ".join(VIDEO_WORDS),
             images=max(took[run].images for run in made if run is not images), unseen=unseen,
             seen=len(example.scenes) - unseen,
         )  # fmt: skip
