@@ -76,9 +76,7 @@ def cost(run: Run) -> Cost:
     data, steps = run.recipe.data, run.recipe.run.steps
     clips = steps * data.buckets[0].rows if data.video else 0
     images = clips * data.images if data.video else steps * data.buckets[0].rows
-    return Cost(
-        sum(row["cpu_seconds"] for row in rows), sum(row["seconds"] for row in rows), weights, clips, images
-    )
+    return Cost(sum(row["cpu_seconds"] for row in rows), sum(row["seconds"] for row in rows), weights, clips, images)
 
 
 def scenes_of_words(count: int, in_videos: bool) -> list[Scene]:

@@ -48,9 +48,9 @@ CLAIM2 = """
 ## Claim 2: joint image-video fine-tuning
 
 The images have all words; the videos only {words}. With a seed, every variant learns from the same {clips} clips in
-{steps} steps ({seeds}). Joint training sees {images} images in addition: that is what it costs more. Each model is asked
-for {unseen} clips of a colour and a thing that no video had, and for {seen} of those that the videos had; the image
-model before fine-tuning for pictures.
+{steps} steps ({seeds}). Joint training sees {images} images in addition: that is what it costs more. Each model is
+asked for {unseen} clips of a colour and a thing that no video had, and for {seen} of those that the videos had; the
+image model before fine-tuning for pictures.
 
 """
 COSTS = """
@@ -189,34 +189,35 @@ def _table(head: list, rows: list[list]) -> str:
 
 def page(runs: list[Run], sampling_steps: int) -> str:
     """The whole page, of runs that are trained and measured; the image model comes first."""
-    images, *tuned = runs
     took = {run: cost(run) for run in runs}
-    bucket = tuned[0].recipe.data.buckets[0]
-    text = HEAD.format(
-        weights=max(one.weights for one in took.values()) / 1e6, images=took[images].images,
-        seed=images.recipe.run.seed, last=max(len(run.scenes) for run in runs) - 1, frames=bucket.frames,
+    images, bucket = took[runs[0]], runs[1].recipe.data.buckets[0]
+    head = HEAD.format(
+        weights=max(one.weights for one in took.values()) / 1e6, images=images.images,
+        seed=runs[0].recipe.run.seed, last=max(len(run.scenes) for run in runs) - 1, frames=bucket.frames,
         width=bucket.width, height=bucket.height, steps=sampling_steps,
     )  # fmt: skip
-    for number in (1, 2):
-        made = [run for run in runs if run.claim == number]
-        variants: Variants = {}
-        for run in made:
-            variants.setdefault(run.variant, {})[run] = measured(run, sampling_steps)
-        example = made[-1]
-        unseen = sum(not in_videos(clip) for clip in variants[example.variant][example])
-        numbers = variants[BEST[number]]
-        text += {1: CLAIM1, 2: CLAIM2}[number].format(
-            clips=took[example].clips, steps=example.recipe.run.steps, asked=len(example.scenes),
-            seeds=f"seed{'s' * (len(numbers) > 1)} {', '.join(str(run.recipe.run.seed) for run in numbers)}", words=", ".join(VIDEO_WORDS),
-            images=max(took[run].images for run in made if run is not images), unseen=unseen,
-            seen=len(example.scenes) - unseen,
-        )  # fmt: skip
-        text += rates(variants, QUESTIONS[number]) + "\n" + differences(variants, BEST[number], QUESTIONS[number])
-        if len(numbers) > 1:
-            text += "\n" + seeds(variants, QUESTIONS[number])
     by_name: dict[str, list[Cost]] = {}
-    for run in tuned:
+    for run in runs[1:]:
         by_name.setdefault(run.variant, []).append(took[run])
-    first = took[images]
-    before = f"{first.cpu / 60:.1f} min of CPU time, {first.wall / 60:.1f} min on the clock"
-    return text + COSTS.format(before=before) + costs(by_name)
+    before = f"{images.cpu / 60:.1f} min of CPU time, {images.wall / 60:.1f} min on the clock"
+    sections = (_section(number, runs, took, sampling_steps) for number in (1, 2))
+    return "".join((head, *sections, COSTS.format(before=before), costs(by_name)))
+
+
+def _section(number: int, runs: list[Run], took: dict[Run, Cost], sampling_steps: int) -> str:
+    """What is told of a claim."""
+    variants: Variants = {}
+    for run in runs:
+        if run.claim == number:
+            variants.setdefault(run.variant, {})[run] = measured(run, sampling_steps)
+    best = variants[BEST[number]]
+    example, clips = next(iter(best.items()))
+    unseen, numbers = sum(not in_videos(clip) for clip in clips), [run.recipe.run.seed for run in best]
+    text = {1: CLAIM1, 2: CLAIM2}[number].format(
+        clips=took[example].clips, steps=example.recipe.run.steps, images=took[example].images, asked=len(clips),
+        words=", ".join(VIDEO_WORDS), seeds=f"seed{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}",
+        unseen=unseen, seen=len(clips) - unseen,
+    )  # fmt: skip
+    questions = QUESTIONS[number]
+    text += rates(variants, questions) + "\n" + differences(variants, BEST[number], questions)
+    return text + ("\n" + seeds(variants, questions) if len(numbers) > 1 else "")
