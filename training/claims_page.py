@@ -21,8 +21,8 @@ HEAD = """\
 
 The LaVie paper claims that (1) simple temporal self-attention with rotary positions suffices to capture how frames
 follow each other, and (2) fine-tuning jointly on images and videos is pivotal, lest the image model's knowledge is
-lost. Here both are put to the test on networks of {weights:.1f} million weights and generated shapes, with budgets of
-minutes. What they do need not be what large ones do; the same command takes larger budgets.
+lost. Here both are put to the test on networks of {weights:.1f} million weights and generated shapes, with the budgets
+at the end of this page. What they do need not be what large ones do; the same command takes larger budgets.
 
 Written by `python -P -m comfyui_lavie.training claims`. All variants start from one image model ({images} pictures,
 seed {seed}), learn from clips of {frames} frames of {width} x {height} pixels, and differ in what their row says and in
@@ -50,7 +50,7 @@ CLAIM2 = """
 The images have all words; the videos only {words}. With a seed, every variant learns from the same {clips} clips in
 {steps} steps ({seeds}). Joint training sees {images} images in addition: that is what it costs more. Each model is
 asked for {unseen} clips of a colour and a thing that no video had, and for {seen} of those that the videos had; the
-image model before fine-tuning for pictures.
+image model before fine-tuning for pictures. Only what it can do then can be lost.
 
 """
 COSTS = """
@@ -176,7 +176,7 @@ def costs(variants: dict[str, list[Cost]]) -> str:
     """A table of what a training of each variant took, means over its seeds."""
     rows = [
         [name, f"{found[0].weights / 1e6:.2f} M", found[0].clips, found[0].images,
-         f"{fmean(one.cpu for one in found) / 60:.1f} min", f"{fmean(one.wall for one in found) / 60:.1f} min"]
+         f"{fmean(one.cpu for one in found):.0f} s", f"{fmean(one.wall for one in found):.0f} s"]
         for name, found in variants.items()
     ]  # fmt: skip
     return _table(["", "weights", "clips", "images", "CPU time", "on the clock"], rows)
@@ -199,7 +199,7 @@ def page(runs: list[Run], sampling_steps: int) -> str:
     by_name: dict[str, list[Cost]] = {}
     for run in runs[1:]:
         by_name.setdefault(run.variant, []).append(took[run])
-    before = f"{images.cpu / 60:.1f} min of CPU time, {images.wall / 60:.1f} min on the clock"
+    before = f"{images.cpu:.0f} s of CPU time, {images.wall:.0f} s on the clock"
     sections = (_section(number, runs, took, sampling_steps) for number in (1, 2))
     return "".join((head, *sections, COSTS.format(before=before), costs(by_name)))
 
