@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 # GroupNorm groups, the same in every stage (and in Stable Diffusion, from which all stages start).
 NORM_GROUPS = 32
@@ -60,6 +60,7 @@ class UNetConfig:
         num_heads: attention heads at every level; head size = width / heads.
         context_dim: width of the text encoder's tokens.
         attention_levels: which levels carry transformers, finest first.
+        positions: other than the stage's architecture has it (see there); None: as the stage does.
     """
 
     stage: str = "base"
@@ -70,12 +71,17 @@ class UNetConfig:
     num_heads: int = 8
     context_dim: int = 768
     attention_levels: tuple[bool, ...] = (True, True, True, False)
+    positions: bool | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "block_channels", tuple(self.block_channels))
         object.__setattr__(self, "attention_levels", tuple(self.attention_levels))
         if self.stage not in ARCHITECTURES:
             raise ValueError(f"stage must be one of {STAGES}, got {self.stage!r}")
+        if self.positions not in (None, True, False):
+            raise ValueError(f"positions must be true or false, got {self.positions!r}")
+        if self.positions == ARCHITECTURES[self.stage].positions:
+            object.__setattr__(self, "positions", None)
         if len(self.attention_levels) != len(self.block_channels):
             raise ValueError(
                 f"attention_levels has {len(self.attention_levels)} entries for {len(self.block_channels)} "
@@ -121,13 +127,14 @@ class UNetConfig:
         return cls(**values)
 
     def to_dict(self) -> dict:
-        """JSON-ready mapping, written into the metadata of checkpoints."""
-        return asdict(self)
+        """JSON-ready mapping, written into the metadata of checkpoints; without `positions` where they are usual."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
     @property
     def architecture(self) -> Architecture:
-        """What follows from the stage."""
-        return ARCHITECTURES[self.stage]
+        """What follows from the stage, and from `positions`."""
+        usual = ARCHITECTURES[self.stage]
+        return usual if self.positions is None else replace(usual, positions=self.positions)
 
     @property
     def time_dim(self) -> int:

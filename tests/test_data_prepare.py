@@ -152,6 +152,13 @@ def test_shapes(tmp_path, capsys):
     assert "3 videos" in capsys.readouterr().out
 
 
+def test_shapes_of_some_words(tmp_path):
+    assert command("--out", tmp_path, "--shapes", "videos=9,images=9,videos_of=blue+cyan+car+up") == 0
+    videos, images = ([i for i in Catalogue.load(tmp_path).items if i.kind == kind] for kind in ("video", "image"))
+    assert {i.caption.split(" on a ")[0] for i in videos} == {"a blue car moving up", "a cyan car moving up"}
+    assert any("car" not in i.caption for i in images)
+
+
 def test_repeating_looks_only_at_what_is_new_or_changed(good, tmp_path):
     """A file that turned bad without a change of size or time is believed; new and changed ones are looked at."""
     command("--out", tmp_path / "out", good)
@@ -255,7 +262,9 @@ class TestErrors:
             (["--min-size", "512"], "--min-size: expected width and height such as 512x320, got '512'"),
             (["--min-frames", "0"], "--min-frames: expected a whole number of 1 or more, got '0'"),
             (["--shapes", "videos=many"], "expected a whole number of 1 or more, got 'many'"),
-            (["--shapes", "videos=1,colour=red"], "expected videos, images, size, frames, split, got 'colour'"),
+            (["--shapes", "videos=1,colour=red"], "images, size, frames, split, videos_of, got 'colour'"),
+            (["--shapes", "videos=1,videos_of=red+orange"], "triangle, left, right, up, down, got 'orange'"),
+            (["--shapes", "videos=1,split=heldout,videos_of=red+fish+right"], "has only the words red+fish+right"),
             (["--shapes", "size=64"], "videos or images of 1 or more"),
             (["--shapes", "videos=1,split=test"], "split of train, heldout or all"),
             (["--check", "maybe"], "--check"),

@@ -107,7 +107,7 @@ def test_changes_override_the_file(tmp_path):
 
 def test_files_that_are_no_recipes(tmp_path):
     assert "not TOML" in complaints(tmp_path, "[model")
-    with pytest.raises(RecipeError, match="no recipe nowhere; give a .toml file or one of base, first_frame"):
+    with pytest.raises(RecipeError, match="no recipe nowhere; give a .toml file or one of base, claims, claims_images"):
         read_recipe("nowhere")
     with pytest.raises(RecipeError, match="no run of ours"):
         recipe_of_run(tmp_path)

@@ -19,6 +19,7 @@ COMMANDS = {  # name: (module with add_arguments and run, what it does)
     "sample": ("generate", "make videos with a run's result, without ComfyUI"),
     "evaluate": ("evaluate_shapes", "measure how well a model follows captions, through a real ComfyUI"),
     "figures": ("figures.command", "measure all the small models that come with the pack, and write docs/nano.md"),
+    "claims": ("claims", "measure two claims of the paper on small networks, and write what comes out"),
     "scale": ("scale", "memory per GPU and steps per second for 1, 8 and 64 GPUs, computed"),
 }
 EXPECTED = (TrainingError, DataError, CheckpointError, FileNotFoundError, ImportError, FloatingPointError)

@@ -194,12 +194,15 @@ class Training:
             steps, run.workers, 2 * run.workers,
         )  # fmt: skip
         progress = tqdm(steps, initial=self.step, total=run.steps, unit="step", mininterval=2, disable=not self.main)
+        used = time.process_time()
         with progress:
             for share in shares:
                 begun = time.perf_counter()
                 row = self.train_step(share)
+                used, before = time.process_time(), used
+                row |= {"seconds": round(time.perf_counter() - begun, 4), "cpu_seconds": round(used - before, 4)}
                 if metrics:
-                    metrics.add(row | {"seconds": round(time.perf_counter() - begun, 4)}, run.log_every)
+                    metrics.add(row, run.log_every)
                 progress.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
                 progress.update()
                 done = self.step == run.steps

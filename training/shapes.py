@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from typing import Literal
 
@@ -106,10 +107,17 @@ def caption(scene: Scene, kind: Literal["video", "image"] = "video") -> str:
     return f"{text} on a {scene.background} background" if scene.background_named else text
 
 
-def sample_scene(seed: int, split: Literal["train", "heldout", "all"] = "train", variation: Variation = LOW) -> Scene:
-    """Draw a scene whose (colour, thing, direction) is in the split; `seed` is any non-negative integer."""
+@lru_cache
+def triples_of(split: str, only: tuple[str, ...] = ()) -> tuple[Triple, ...]:
+    """The triples of a split with none but the words in `only`; of a kind of word that it does not name, all."""
+    kinds = [set(kind).intersection(only) or set(kind) for kind in (COLORS, THINGS, DIRECTIONS)]
+    return tuple(t for t in _SPLITS[split] if all(word in kind for word, kind in zip(t, kinds, strict=True)))
+
+
+def sample_scene(seed: int, split: str = "train", only: Sequence[str] = (), variation: Variation = LOW) -> Scene:
+    """Draw a scene whose (colour, thing, direction) is in `triples_of`; `seed` is any non-negative integer."""
     rng = _rng(seed, 0)
-    triples = _SPLITS[split]
+    triples = triples_of(split, tuple(only))
     color, thing, direction = triples[rng.integers(len(triples))]
     along = rng.uniform(-variation.jitter_along, variation.jitter_along)
     across = rng.uniform(-variation.jitter_across, variation.jitter_across)

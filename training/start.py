@@ -18,7 +18,7 @@ import torch
 
 from ..lavie_models import LaVieUNet, UNetConfig
 from ..lavie_models.checkpoint import load_checkpoint
-from ..lavie_models.identify import STAGES, detect_config, identify, unet_prefix
+from ..lavie_models.identify import POSITION_BIAS, STAGES, detect_config, identify, unet_prefix
 from ..lavie_models.key_names import FREQUENCIES, module_names, rename
 from ..lavie_models.unet import is_temporal
 from .config import Recipe
@@ -106,9 +106,14 @@ def _our_names(state_dict: dict[str, torch.Tensor], config: UNetConfig) -> dict[
 
 
 def _target_config(recipe: Recipe, source: Source) -> UNetConfig:
-    """The source's sizes for the recipe's stage; the sizes that the recipe names must be among them."""
+    """The source's sizes for the recipe's stage; the sizes that the recipe names must be among them.
+
+    Positions are no size: the recipe may give or take them.
+    """
     wanted = recipe.unet_config()
     config = replace(source.config, stage=wanted.stage, in_channels=wanted.in_channels)
+    if "positions" in recipe.model.config:
+        config = replace(config, positions=wanted.positions)
     named = {key: getattr(wanted, key) for key in recipe.model.config}
     other = {key: getattr(config, key) for key, value in named.items() if getattr(config, key) != value}
     if other:
@@ -124,10 +129,15 @@ def _fit(source: Source, unet: LaVieUNet) -> dict[str, torch.Tensor]:
     if more > 0:
         weights[STEM] = torch.nn.functional.pad(weights[STEM], (0, 0, 0, 0, 0, more))
     other_stage = source.kind != unet.config.stage
-    dropped = sorted(key for key in weights if key not in fresh and other_stage and is_temporal(key))
+    other_positions = source.config.architecture.positions != unet.config.architecture.positions
+
+    def may_differ(key: str) -> bool:
+        return is_temporal(key) and (other_stage or (other_positions and key.endswith(POSITION_BIAS)))
+
+    dropped = sorted(key for key in weights if key not in fresh and may_differ(key))
     unknown = sorted(key for key in weights if key not in fresh and key not in dropped)
     missing = sorted(key for key in fresh if key not in weights)
-    lost = [key for key in missing if not (is_temporal(key) and other_stage)]
+    lost = [key for key in missing if not may_differ(key)]
     wrong = [key for key, value in fresh.items() if key in weights and weights[key].shape != value.shape]
     if unknown or lost or wrong:
         shapes = [f"{key} {tuple(weights[key].shape)} for {tuple(fresh[key].shape)}" for key in wrong[:3]]

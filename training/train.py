@@ -15,6 +15,7 @@ Train by a recipe. A recipe is a TOML file; those that come with the pack are na
   lora                                      adapters on spatial layers (see the command lora)
   nano_images, nano_joint, nano_refine      the small base model that comes with the pack, in this order
   nano_interpolation, nano_super_resolution the other small networks; nano_lora: adapters for the small base
+  claims_images, claims                     what the command claims trains
 
 Copy one and change it, or change single settings with --set. Everything that is wrong with a recipe is said at once,
 before anything is loaded. The run's folder (run.out) gets checkpoints, metrics.jsonl, TensorBoard's events and samples.

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..shapes import COLORS, DIRECTIONS, THINGS, triples_of
 from .background import ordered_map
 from .catalogue import Catalogue, Item, Skipped
 from .cluster import cluster_map
@@ -169,13 +170,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the catalogue")
     parser.add_argument(
         "--shapes", type=_shapes, action="append", default=[], metavar="videos=N,images=N,...",
-        help="generated shapes; also size=64 (pixels), frames=16, split=train (or heldout, all)",
+        help="generated shapes; also size=64 (pixels), frames=16, split=train (or heldout, all), videos_of=red+fish: "
+        "videos of these colours, things or directions alone (of kinds that it does not name, all)",
     )  # fmt: skip
     parser.add_argument("--caption", default="", help="caption of what has none (default: leave it out)")
-    parser.add_argument("--min-frames", type=_positive, default=2, help="least frames of a video (default: 2)")
+    parser.add_argument("--min-frames", type=positive, default=2, help="least frames of a video (default: 2)")
     parser.add_argument("--min-size", type=_size, default=(1, 1), metavar="WxH", help="least width and height, pixels")
     parser.add_argument(
-        "--min-words", type=_positive, default=1,
+        "--min-words", type=positive, default=1,
         help="least words of a caption (default: 1; Vimeo25M: 3)",
     )  # fmt: skip
     parser.add_argument(
@@ -183,7 +185,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="decode: every frame, finds all damage; packets: reads every file but decodes one frame, finds missing "
         "ends, many times faster",
     )  # fmt: skip
-    parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, help="files looked into side by side")
+    parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="files looked into side by side")
     parser.add_argument(
         "--ray", action="store_true",
         help="look on a Ray cluster instead (RAY_ADDRESS; else on this machine): pip install 'lavie[ray]'",
@@ -214,7 +216,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A number of the command line, 1 or more."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
     return int(text)
@@ -224,11 +227,14 @@ def _size(text: str) -> tuple[int, int]:
     width, by, height = text.lower().partition("x")
     if not by:
         raise argparse.ArgumentTypeError(f"expected width and height such as 512x320, got {text!r}")
-    return _positive(width), _positive(height)
+    return positive(width), positive(height)
 
 
 def _shapes(text: str) -> dict:
-    kinds = {"videos": _positive, "images": _positive, "size": _positive, "frames": _positive, "split": str}
+    kinds = {
+        "videos": positive, "images": positive, "size": positive, "frames": positive, "split": str,
+        "videos_of": _words,
+    }  # fmt: skip
     found = {"videos": 0, "images": 0}
     for part in text.split(","):
         name, _, value = part.partition("=")
@@ -237,4 +243,13 @@ def _shapes(text: str) -> dict:
         found[name] = kinds[name](value)
     if found.get("split", "train") not in ("train", "heldout", "all") or found["videos"] + found["images"] < 1:
         raise argparse.ArgumentTypeError("expected videos or images of 1 or more, and a split of train, heldout or all")
+    if not triples_of(found.get("split", "train"), found.get("videos_of", ())):
+        raise argparse.ArgumentTypeError(f"no caption of this split has only the words {'+'.join(found['videos_of'])}")
     return found
+
+
+def _words(text: str) -> tuple[str, ...]:
+    words, known = tuple(text.split("+")), (*COLORS, *THINGS, *DIRECTIONS)
+    if unknown := [word for word in words if word not in known]:
+        raise argparse.ArgumentTypeError(f"videos_of: expected some of {', '.join(known)}, got {', '.join(unknown)!r}")
+    return words

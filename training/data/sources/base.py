@@ -2,7 +2,8 @@
 
 Locators: {"source": "file", "path", "bytes", "modified"}, with "start" and "end" (seconds) for a part of a video;
 {"source": "tar", ..., "offset", "size"} for a member of an uncompressed tar file; `probe` adds "origin", the file's own
-time of frame 0, to those of videos. {"source": "shapes", "split", "seed"} for generated ones.
+time of frame 0, to those of videos. {"source": "shapes", "split", "seed"} for generated ones, with "only" where their
+words are restricted.
 """
 
 from __future__ import annotations

@@ -13,20 +13,23 @@ IMAGE_SEEDS = 1 << 40  # images are drawn of other scenes than clips
 FPS = 8.0
 
 
-def shapes(videos: int, images: int, split: str = "train", size: int = 64, frames: int = 16) -> Iterator[Item]:
-    """Clip i is `sample_scene(i, split)` in `frames` frames, image i is `sample_scene(IMAGE_SEEDS + i, split)`."""
+def shapes(
+    videos: int, images: int, split: str = "train", size: int = 64, frames: int = 16, videos_of: Sequence[str] = ()
+) -> Iterator[Item]:
+    """Clip i is `sample_scene(i, split, videos_of)` in `frames` frames, image i `sample_scene(IMAGE_SEEDS + i, split)`.
+    """
     for kind, count, first in (("video", videos, 0), ("image", images, IMAGE_SEEDS)):
-        length = frames if kind == "video" else 1
+        length, fps, only = (frames, FPS, list(videos_of)) if kind == "video" else (1, 0.0, [])
         for i in range(count):
-            text = caption(sample_scene(first + i, split), kind)
-            locator = {"source": "shapes", "split": split, "seed": first + i}
-            fps = FPS if kind == "video" else 0.0
-            yield Item(f"shapes:{split}:{kind}:{i}", kind, text, length, fps, size, size, locator)
+            text = caption(sample_scene(first + i, split, only), kind)
+            locator = {"source": "shapes", "split": split, "seed": first + i, **({"only": only} if only else {})}
+            key = ":".join(["shapes", split, *(["+".join(only)] if only else []), kind, str(i)])
+            yield Item(key, kind, text, length, fps, size, size, locator)
 
 
 def render_frames(item: Item, indices: Sequence[int]) -> np.ndarray:
     """(len(indices), size, size, 3) uint8."""
-    scene = sample_scene(item.locator["seed"], item.locator["split"])
+    scene = sample_scene(item.locator["seed"], item.locator["split"], item.locator.get("only", ()))
     if item.kind == "image":
         return np.repeat(render_image(scene, item.width)[None], len(indices), axis=0)
     return render(scene, item.frames, item.width, only=indices)
