@@ -186,8 +186,8 @@ def test_builder_refuses_links_of_another_type(comfyui):
         latent["MODEL"]
 
 
-def test_thumbnails_belong_to_workflows():
+def test_each_workflow_has_a_thumbnail():
     pictures = sorted((ROOT / "workflows").glob("*.jpg"))
-    assert pictures and {p.stem for p in pictures} <= {file.stem for file in FILES}
+    assert {p.stem for p in pictures} == {file.stem for file in FILES}
     for picture in pictures:
         assert min(Image.open(picture).size) >= 256 and picture.stat().st_size < 100_000
