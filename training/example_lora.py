@@ -22,6 +22,7 @@ from . import shapes
 COLOR = "orange"
 IMAGES = 16
 OTHERS = 32  # images of known colours beside them: without these a small model forgets what it knew
+SETTINGS = ("run.steps=260", "optimizer.lr=1.5e-3")  # more pictures than the recipe is for: longer and slower
 FILE_NAME = "lavie_nano_orange_lora.safetensors"
 
 
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     pictures = args.out / "pictures"
     write_pictures(pictures, OTHERS)
-    changes = [word for change in args.set for word in ("--set", change)]
+    changes = [word for change in (*SETTINGS, *args.set) for word in ("--set", change)]
     status = commands.main(["lora", str(pictures), "--recipe", "nano_lora", "--out", str(args.out), *changes])
     if status == 0:
         shutil.copy(args.out / f"{args.out.name}_kohya.safetensors", args.out / FILE_NAME)
