@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from comfyui_lavie.dev import WORKFLOWS
 from comfyui_lavie.training.evaluate_long_video import (
     APART,
     CLIP,
     RECURSIONS,
     ROOT,
     WAYS,
-    WORKFLOWS,
     apart,
     extended_by,
     mean,

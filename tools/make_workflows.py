@@ -17,7 +17,7 @@ import numpy as np
 import tomllib
 from PIL import Image, ImageDraw, ImageFont
 
-from ..dev import OLDEST_COMFYUI, SetupError, find_comfyui
+from ..dev import OLDEST_COMFYUI, WORKFLOWS, SetupError, find_comfyui
 from .comfyui_server import PACK, ComfyUIServer, ServerError
 from .video import decode_video
 from .workflow import WorkflowError, last_saved, load_workflow
@@ -25,7 +25,6 @@ from .workflow_graph import workflow_text
 from .workflow_recipes import BLUEPRINT, build_blueprint, build_workflows
 from .workflow_variants import EXAMPLE_VIDEO, NANO, USES, VARIANTS
 
-FOLDER = PACK / "workflows"
 COLUMNS = 2  # frames side by side in a thumbnail, and one above the other
 CELL, CELL_GAP, STRIP = 192, 4, 28  # pixels of a frame, between frames, of the caption below
 
@@ -42,7 +41,7 @@ def origins() -> dict[str, dict]:
 def make_files(object_info: dict) -> dict[Path, str]:
     """{file: content} of everything in workflows/ and subgraphs/ that is no thumbnail."""
     workflows = build_workflows(object_info, origins())
-    files = {FOLDER / f"{name}.json": workflow_text(workflow) for name, workflow in workflows.items()}
+    files = {WORKFLOWS / f"{name}.json": workflow_text(workflow) for name, workflow in workflows.items()}
     subgraph = PACK / "subgraphs" / f"{BLUEPRINT}.json"
     return {**files, subgraph: workflow_text(build_blueprint(object_info, origins()))}
 
@@ -54,7 +53,7 @@ def make_example(server: ComfyUIServer) -> None:
 
 def make_video(server: ComfyUIServer, use: str) -> bytes:
     """The result of a nano workflow as it lies in workflows/."""
-    api = load_workflow(FOLDER / f"{NANO.prefix}_{use}.json", server.object_info())
+    api = load_workflow(WORKFLOWS / f"{NANO.prefix}_{use}.json", server.object_info())
     return server.fetch(last_saved(api, server.run(api), ".mp4"))
 
 
@@ -79,7 +78,7 @@ def write_thumbnails(server: ComfyUIServer, uses: list[str]) -> list[Path]:
     for use in uses:
         frames = decode_video(make_video(server, use))
         for variant in VARIANTS:
-            file = FOLDER / f"{variant.prefix}_{use}.jpg"
+            file = WORKFLOWS / f"{variant.prefix}_{use}.jpg"
             whose = "the nano model that comes with LaVie" if variant is NANO else "shown: the nano model's video"
             thumbnail(frames, f"{len(frames)} frames; {whose}").save(file, quality=90)
             written.append(file)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import shutil
 import sys
@@ -27,13 +26,12 @@ from statistics import fmean, stdev
 import numpy as np
 from scipy.stats import t as student
 
-from ..dev import ROOT, SetupError, find_comfyui
-from .evaluate_shapes import Generate, Rate, heldout_scenes, server_generate
+from ..dev import ROOT, WORKFLOWS, SetupError, find_comfyui
+from .evaluate_shapes import Generate, Rate, api_generate, frames_only, heldout_scenes
 from .measure_shapes import measure_clip
 from .shapes import Scene, caption
 
 CLIP, RECURSIONS = 16, 5
-WORKFLOWS = ROOT / "workflows"
 WINDOWS, EXTENDED, ONE_CLIP = (
     f"lavie_nano_{use}.json" for use in ("long_video", "long_video_extended", "text_to_video")
 )
@@ -238,17 +236,14 @@ def extended_by(api: dict, model_name: str) -> dict:
 
 def generator(server, way: Way, steps: int, first_frame: Path | None) -> Generate:
     """A function from (prompt, seed) to a whole video of a way. Raises WorkflowError."""
-    from ..tools.workflow import load_workflow
+    from ..tools.workflow import load_workflow, set_inputs
 
-    workflow, folder = WORKFLOWS / way.workflow, server.base_directory
+    api = load_workflow(WORKFLOWS / way.workflow, server.object_info())
     if way.first_frame:
-        models = folder / "models" / "diffusion_models"
+        models = server.base_directory / "models" / "diffusion_models"
         models.mkdir(parents=True, exist_ok=True)
-        name = shutil.copy(first_frame, models / f"measured_{first_frame.name}").name
-        api = extended_by(load_workflow(workflow, server.object_info()), name)
-        workflow = folder / "first_frame.json"
-        workflow.write_text(json.dumps(api), encoding="utf-8")
-    generate = server_generate(server, workflow, steps=steps, **way.settings)
+        api = extended_by(api, shutil.copy(first_frame, models / f"measured_{first_frame.name}").name)
+    generate = api_generate(server, set_inputs(frames_only(api), steps=steps, **way.settings))
     return apart(generate) if way is APART else generate
 
 
