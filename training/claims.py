@@ -38,9 +38,9 @@ clips in a real ComfyUI, measures them by their pixels. Stop it as you like: the
 """
 EPILOG = """\
 examples:
-  claims
-  claims --clips 144 --sampling-steps 25 --seeds1 0 1 2 --seeds2 0 1 2 3 4 --images 24576 --videos 10240 \\
-    --set-images run.steps=3000 --set run.steps=5000 --set run.decay=2000 \\
+  claims                                    an hour on one CPU core
+  claims --clips 144 --sampling-steps 25 --seeds1 0 1 2 --seeds2 0 1 2 3 4 --videos 10240 \\
+    --set-images run.steps=6000 --set run.steps=5000 --set run.decay=2000 \\
     --work runs/claims_large --out runs/claims_large.md
 """
 
@@ -85,8 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "claims.md", help="page to write")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "claims", help="folder of data, runs and cache")
     for name, default, what in (
-        ("--images", 6144, "images to prepare"), ("--videos", 1024, "videos to prepare, of each choice of words"),
-        ("--clips", 48, "clips to measure of each run"), ("--sampling-steps", 10, "steps of the sampler"),
+        ("--images", 24576, "images to prepare"), ("--videos", 4096, "videos to prepare, of each choice of words"),
+        ("--clips", 96, "clips to measure of each run"), ("--sampling-steps", 10, "steps of the sampler"),
     ):  # fmt: skip
         parser.add_argument(name, type=positive, default=default, metavar="N", help=f"{what} (default: {default})")
     for number, default in ((1, [0]), (2, [0, 1, 2])):

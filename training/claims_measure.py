@@ -24,6 +24,7 @@ from .state import Checkpoints
 
 VIDEO_WORDS = ("red", "green", "blue", "fish", "car", "circle")  # of claim 2's videos; its images know all words
 MEASURED = "measured.json"
+GUIDANCE = 4.0
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def _model(run: Run) -> str:
 def _settings(run: Run, steps: int) -> dict:
     """What decides the measured figures."""
     bucket = run.recipe.data.buckets[0]
-    inputs = {"steps": steps, "frames": bucket.frames, "width": bucket.width, "height": bucket.height}
+    inputs = {"steps": steps, "cfg": GUIDANCE, "frames": bucket.frames, "width": bucket.width, "height": bucket.height}
     return {"checkpoint": Checkpoints(run.folder).files()[-1].name, "prompts": run.prompts, "inputs": inputs}
 
 

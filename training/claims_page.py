@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import hypot
 from statistics import fmean
 
-from .claims_measure import VIDEO_WORDS, Clip, Cost, Run, cost, measured
+from .claims_measure import GUIDANCE, VIDEO_WORDS, Clip, Cost, Run, cost, measured
 from .evaluate_shapes import Rate
 from .measure_shapes import NONE
 from .shapes import HEADED
@@ -26,9 +26,10 @@ at the end of this page. What they do need not be what large ones do; the same c
 
 Written by `python -P -m comfyui_lavie.training claims`. All variants start from one image model ({images} pictures,
 seed {seed}), learn from clips of {frames} frames of {width} x {height} pixels, and differ in what their row says and in
-nothing else. Clips are generated through ComfyUI ({steps} Euler steps, guidance 4, seeds 0 to {last} for every run)
-and measured by their pixels. Motion that cannot be told counts as wrong; guessing is right in 0.17 of colours and of
-things and in 0.25 of directions. Intervals are 95 %, over the clips of all seeds together as if they were independent.
+nothing else. Clips are generated through ComfyUI ({steps} Euler steps, guidance {guidance:g}, seeds 0 to {last} for
+every run) and measured by their pixels. Motion that cannot be told counts as wrong; guessing is right in 0.17 of colours
+and of things and in 0.25 of directions. Intervals are 95 %, over the clips of all seeds together as if they were
+independent.
 """
 CLAIM1 = """
 ## Claim 1: temporal self-attention with rotary positions
@@ -194,7 +195,7 @@ def page(runs: list[Run], sampling_steps: int) -> str:
     head = HEAD.format(
         weights=max(one.weights for one in took.values()) / 1e6, images=images.images,
         seed=runs[0].recipe.run.seed, last=max(len(run.scenes) for run in runs) - 1, frames=bucket.frames,
-        width=bucket.width, height=bucket.height, steps=sampling_steps,
+        width=bucket.width, height=bucket.height, steps=sampling_steps, guidance=GUIDANCE,
     )  # fmt: skip
     by_name: dict[str, list[Cost]] = {}
     for run in runs[1:]:

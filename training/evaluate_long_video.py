@@ -49,9 +49,9 @@ LaVie was trained on clips of {clip} frames. Three ways lead beyond:
   (`lavie_extend_video.json`). {first_frame}
 
 Measured on the nano model, {videos} videos of each, every second caption naming a background, held out from training;
-{recursions} extensions of a first clip of {clip} frames; {steps} Euler steps, guidance 4, seeds 0 to {last}. Written by
-`python -P -m comfyui_lavie.training.evaluate_long_video`; {seconds:.0f} s here. Intervals are 95 %: Student's of means,
-Wilson's of rates.
+{recursions} extensions of a first clip of {clip} frames; {steps} Euler steps, guidance of the workflows, seeds 0 to
+{last}. Written by `python -P -m comfyui_lavie.training.evaluate_long_video`; {seconds:.0f} s here. Intervals are 95 %:
+Student's of means, Wilson's of rates.
 
 - seam: mean difference of neighbouring frames where a clip or window begins, in parts of that elsewhere; 1 is no seam;
 - drift: distance of the mean colour of the last part from that of the first clip, of 255;

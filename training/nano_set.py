@@ -21,7 +21,8 @@ from . import vae as autoencoder
 
 TRAINING = __package__
 TIMES = "times.json"
-STARTS = {"nano_images": "random", "nano_joint": "nano_images", "nano_refine": "nano_joint"}  # of the base's recipes
+BASE = ("nano_images", "nano_joint", "nano_refine", "nano_shapes")  # each begins where the one before ended
+INTERPOLATION = ("nano_interpolation_motion", "nano_interpolation")
 
 
 @dataclass(frozen=True)
@@ -55,24 +56,27 @@ def steps(out: Path) -> list[Step]:
         }  # fmt: skip
         return command(f"train {recipe}", "train", recipe, *changes(settings))
 
+    def train_all(recipes: tuple[str, ...], data: str) -> list[Step]:
+        starts = ("random", *(str(out / before) for before in recipes))
+        return [train(recipe, (data,), start) for recipe, start in zip(recipes, starts, strict=False)]
+
     def export(recipe: str, stage: str) -> Step:
         return command(f"export {recipe}", "export", out / recipe, "--out", unets[stage])
 
     def prepare(name: str, shapes: str) -> Step:
         return command(f"prepare {name}", "prepare", "--out", out / name, "--shapes", shapes)
 
-    starts = {recipe: before if before == "random" else str(out / before) for recipe, before in STARTS.items()}
     return [
         Step("text encoder", "text_encoder", ("--out", str(text.parent))),
         Step("VAE", "vae", ("--out", str(vae.parent))),
         Step("VAE of super-resolution", "vae",
              ("--factor", "4", "--width", "64", "--steps", "10000", "--out", str(large_vae.parent))),
         prepare("data", "videos=10240,images=24576"),
-        *(train(recipe, ("data",), start) for recipe, start in starts.items()),
-        export("nano_refine", "base"),
+        *train_all(BASE, "data"),
+        export(BASE[-1], "base"),
         prepare("smooth", "videos=3072,frames=61"),
-        train("nano_interpolation", ("smooth",), "random"),
-        export("nano_interpolation", "interpolation"),
+        *train_all(INTERPOLATION, "smooth"),
+        export(INTERPOLATION[-1], "interpolation"),
         prepare("large", "videos=8192,size=256,frames=61"),
         train("nano_super_resolution", ("large",), "random", large_vae),
         export("nano_super_resolution", "super_resolution"),

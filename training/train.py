@@ -13,8 +13,11 @@ Train by a recipe. A recipe is a TOML file; those that come with the pack are na
   base, interpolation, super_resolution     the three networks of the cascade, from published weights
   first_frame                               a base network that continues a given frame, for long videos
   lora                                      adapters on spatial layers (see the command lora)
-  nano_images, nano_joint, nano_refine      the small base model that comes with the pack, in this order
-  nano_interpolation, nano_super_resolution the other small networks; nano_lora: adapters for the small base
+  nano_images, nano_joint, nano_refine, nano_shapes
+                                            the small base model that comes with the pack, in this order
+  nano_interpolation_motion, nano_interpolation
+                                            the small interpolation model, in this order
+  nano_super_resolution, nano_first_frame   the other small networks; nano_lora: adapters for the small base
   claims_images, claims                     what the command claims trains
 
 Copy one and change it, or change single settings with --set. Everything that is wrong with a recipe is said at once,
