@@ -27,9 +27,9 @@ at the end of this page. What they do need not be what large ones do; the same c
 Written by `python -P -m comfyui_lavie.training claims`. All variants start from one image model ({images} pictures,
 seed {seed}), learn from clips of {frames} frames of {width} x {height} pixels, and differ in what their row says and in
 nothing else. Clips are generated through ComfyUI ({steps} Euler steps, guidance {guidance:g}, seeds 0 to {last} for
-every run) and measured by their pixels. Motion that cannot be told counts as wrong; guessing is right in 0.17 of colours
-and of things and in 0.25 of directions. Intervals are 95 %, over the clips of all seeds together as if they were
-independent.
+every run) and measured by their pixels. Motion that cannot be told counts as wrong; guessing is right in 0.17 of
+colours and of things and in 0.25 of directions. Intervals are 95 %, over the clips of all seeds together as if they
+were independent.
 """
 CLAIM1 = """
 ## Claim 1: temporal self-attention with rotary positions
