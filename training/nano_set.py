@@ -57,8 +57,8 @@ def steps(out: Path) -> list[Step]:
         return command(f"train {recipe}", "train", recipe, *changes(settings))
 
     def train_all(recipes: tuple[str, ...], data: str) -> list[Step]:
-        starts = ("random", *(str(out / before) for before in recipes))
-        return [train(recipe, (data,), start) for recipe, start in zip(recipes, starts, strict=False)]
+        starts = ("random", *(str(out / before) for before in recipes[:-1]))
+        return [train(recipe, (data,), start) for recipe, start in zip(recipes, starts, strict=True)]
 
     def export(recipe: str, stage: str) -> Step:
         return command(f"export {recipe}", "export", out / recipe, "--out", unets[stage])
