@@ -20,6 +20,7 @@ import multiprocessing
 import sys
 import time
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -50,15 +51,15 @@ def count_flops(forward) -> int:
     return counter.get_total_flops()
 
 
-def seconds(forward, device: str) -> float:
-    """Wall-clock seconds of one call, to its last kernel."""
+def seconds(forward, device: str) -> tuple[float, float]:
+    """Seconds of one call, to its last kernel: on the clock, and of this process on the CPU, all its threads added."""
     if device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    clock, cpu = time.perf_counter(), time.process_time()
     forward()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter() - clock, time.process_time() - cpu
 
 
 def peak_activations(forward, device: str) -> int:
@@ -69,9 +70,9 @@ def peak_activations(forward, device: str) -> int:
         forward()
         return torch.cuda.max_memory_allocated() - before
     if device == "meta":
-        with Storages() as storages:
+        with PeakMemory() as memory:
             forward()
-        return storages.peak
+        return memory.peak
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         forward()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -82,8 +83,8 @@ def peak_activations(forward, device: str) -> int:
     return peak
 
 
-class Storages(TorchDispatchMode):
-    """Counts the bytes of storages that operations make, from when each is made until nothing refers to it."""
+class PeakMemory(TorchDispatchMode):
+    """The most bytes that storages made inside it held at once; each counts until nothing refers to it."""
 
     def __init__(self):
         super().__init__()
@@ -135,10 +136,10 @@ class Subject:
     The process does only what it is asked, so two subjects can take turns at being timed without running at once.
     """
 
-    def __init__(self, name: str, case: Case):
+    def __init__(self, name: str):
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, name, case), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, name), daemon=True)
         self._process.start()
         theirs.close()
         self.name = name
@@ -150,8 +151,8 @@ class Subject:
         self._process.terminate()
         self._process.join()
 
-    def ask(self, question: str):
-        """Answer to "flops", "seconds", "activations", "growth" or "weights" (bytes).
+    def ask(self, question: str | Case):
+        """Build a case; then answer to "flops", "seconds", "activations", "growth" or "weights" (bytes) of it.
 
         Raises RuntimeError if the process failed; its own traceback is on standard error.
         """
@@ -167,21 +168,31 @@ class Subject:
 
 
 @torch.no_grad()
-def _serve(pipe, name: str, case: Case) -> None:
-    """Build the network, then answer questions until the process is ended."""
+def _serve(pipe, name: str) -> None:
+    """Build what is asked for and answer questions on it until the process is ended."""
+    answers: dict[str, Callable] = {}
+    while True:
+        try:
+            question = pipe.recv()
+        except EOFError:  # the parent is gone
+            return
+        if isinstance(question, Case):
+            answers.clear()  # of the network before
+            answers.update(_answers(name, question))
+            pipe.send(None)
+        else:
+            pipe.send(answers[question]())
+
+
+def _answers(name: str, case: Case) -> dict[str, Callable]:
+    """What a network tells of itself, by question."""
     torch.set_num_threads(case.threads)
     torch.manual_seed(0)
     unet, forward = SUBJECTS[name](case)
-    answers = {
+    return {
         "weights": lambda: sum(parameter.nbytes for parameter in unet.parameters()),
         "flops": lambda: count_flops(forward),
         "seconds": lambda: seconds(forward, case.device),
         "activations": lambda: peak_activations(forward, case.device),
         "growth": lambda: process_growth(forward) if case.device == "cpu" else None,
     }
-    while True:
-        try:
-            question = pipe.recv()
-        except EOFError:  # the parent is gone
-            return
-        pipe.send(answers[question]())

@@ -71,10 +71,14 @@ class Attention(nn.Module):
         """
         context = x if context is None else context
         value = context if value is None else value
-        q, k, v = self.to_q(x), self.to_k(context), self.to_v(value)
+        k, v = self.to_k(context), self.to_v(value)
         if gather is not None:
             k, v = gather(k), gather(v)
-        q = q.reshape(k.shape[0], -1, q.shape[-1])
+        return self.read(x, k, v, transformer_options)
+
+    def read(self, x, k, v, transformer_options=None):
+        """`forward` on keys and values that are projected already."""
+        q = self.to_q(x).reshape(k.shape[0], -1, x.shape[-1])
         out = self.attention(q, k, v, self.heads, transformer_options=transformer_options)
         return self.to_out(out).view_as(x)
 

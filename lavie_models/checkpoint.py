@@ -1,125 +1,24 @@
-"""LaVie weights on disk and in memory: reading files safely, converting names both ways.
+"""LaVie weights under our names and the published ones, converted both ways.
 
-Contract: nothing here executes code from a file. Every file that cannot be used raises CheckpointError saying what is
-wrong with it and what to do. What a file *is* is told by `identify` (see `identify.py`), which this module re-exports.
+Contract: weights that are not exactly those of the UNet that is expected raise CheckpointError naming the keys. Files
+are read by `weights_file`, what they are is told by `identify`; this module re-exports both for those who need all.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
-import pickle
-import zipfile
-from pathlib import Path
-
 import torch
-from safetensors import SafetensorError, safe_open
 
 from .config import UNetConfig
-from .identify import CheckpointError, detect_config, identify, unet_prefix
+from .errors import CheckpointError
+from .identify import detect_config, identify, unet_prefix
 from .key_names import FREQUENCIES, SHARED_FREQUENCIES, module_names, rename
 from .positions import rotary_frequencies
 from .unet import LaVieUNet
+from .weights_file import WeightsFile, load_checkpoint, unwrap
 
 __all__ = ["CheckpointError", "convert_state_dict", "detect_config", "export_published", "identify", "load_checkpoint"]
 
-logger = logging.getLogger(__name__)
-
-WRAPPERS = ("ema", "state_dict", "model")  # dictionary entries under which training scripts keep weights, best first
-TORCH_STARTS = (b"PK", b"\x80")  # of torch.save's files: a zip archive, or a bare pickle from before 2020
 NAMED = 6  # keys that an error lists by name
-
-
-def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Read a file of tensors onto the CPU, memory-mapped where the format allows.
-
-    Args:
-        path: .safetensors, or a file that torch.save wrote (.pt, .pth, .ckpt, .bin); told apart by content.
-
-    Returns:
-        (state dict, metadata). Weights nested under ``ema``, ``state_dict`` or ``model`` come unwrapped; entries that
-        are no tensors (step counters, options) are left out. Metadata is empty unless a safetensors file has some.
-
-    Raises:
-        CheckpointError: missing, empty, truncated, or of another format; a pickle with anything but plain tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"there is no file {path}; check the name or download it")
-    size = path.stat().st_size
-    if size == 0:
-        raise CheckpointError(f"{path} is empty (0 bytes); the download failed, get the file again")
-    with path.open("rb") as file:
-        start = file.read(16)
-    if start[8:9] == b"{":
-        state_dict, metadata = _read_safetensors(path, size)
-    elif path.suffix == ".safetensors":
-        raise CheckpointError(f"{path} does not begin like a safetensors file; it is damaged or misnamed, get it again")
-    elif not start.startswith(TORCH_STARTS):
-        raise CheckpointError(f"{path} is neither a safetensors file nor one that torch.save wrote; get it again")
-    else:
-        state_dict, metadata = _unwrap(_read_pickle(path)), {}
-    if not state_dict:
-        raise CheckpointError(f"{path} holds no weights (expected a dictionary of named tensors)")
-    return state_dict, metadata
-
-
-def _read_safetensors(path: Path, size: int):
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
-    except SafetensorError as error:
-        promised = _promised_size(path, size)
-        if promised > size:
-            raise CheckpointError(
-                f"{path} is truncated: its header promises {promised} bytes, the file has {size}; download it again"
-            ) from error
-        raise CheckpointError(f"{path} is a damaged safetensors file ({error}); get it again") from error
-
-
-def _promised_size(path: Path, size: int) -> int:
-    """Bytes that a whole safetensors file would have by its own header; 0 if the header does not tell."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length + 8 > size:
-            return length + 8
-        try:
-            entries = json.loads(file.read(length))
-            return 8 + length + max(entry["data_offsets"][1] for key, entry in entries.items() if key != "__metadata__")
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return 0
-
-
-def _read_pickle(path: Path):
-    """torch.load restricted to tensors; training options kept as an argparse.Namespace are plain data too."""
-    whole = zipfile.is_zipfile(path)
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=whole or None)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} contains pickled Python objects besides tensors, which could run code on this computer; it was "
-            f"not loaded. Use a .safetensors file, or save the weights alone again ({_first_line(error)})"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged ({_first_line(error)}); download it again") from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    useful = [line for line in lines if "unsupported" in line.lower()] or lines
-    return useful[0][:160] if useful else type(error).__name__
-
-
-def _unwrap(content) -> dict[str, torch.Tensor]:
-    """The innermost dictionary of tensors under WRAPPERS; {} if there is none."""
-    while isinstance(content, dict):
-        inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), dict)), None)
-        if inner is None:
-            return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
-        content = inner
-    return {}
 
 
 def convert_state_dict(state_dict: dict, config: UNetConfig) -> dict[str, torch.Tensor]:
@@ -134,8 +33,17 @@ def convert_state_dict(state_dict: dict, config: UNetConfig) -> dict[str, torch.
     Raises:
         CheckpointError: naming keys that are unknown, missing or of another shape.
     """
-    state_dict = _unwrap(state_dict)
-    prefix, published = unet_prefix(state_dict)
+    state_dict = unwrap(state_dict)
+    return _our_names(state_dict, config, *unet_prefix(state_dict))
+
+
+def unet_weights(file: WeightsFile) -> dict[str, torch.Tensor]:
+    """`convert_state_dict` of an opened file, whose layout is known."""
+    layout = file.unet
+    return _our_names(file.weights, layout.config, layout.prefix, layout.published)
+
+
+def _our_names(state_dict: dict, config: UNetConfig, prefix: str, published: bool) -> dict[str, torch.Tensor]:
     state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
     names = module_names(config)
     converted, unknown = {}, []

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
 
+from .metadata import Range
+
+LATENT_CHANNELS = 4
+BASE_FACTOR, UPSCALER_FACTOR = 8, 4  # pixels to a latent pixel: of SD 1.x's VAE, of the x4-upscaler's
 # GroupNorm groups, the same in every stage (and in Stable Diffusion, from which all stages start).
 NORM_GROUPS = 32
 # Leading channels of each head that rotary positions turn (paper section 3.2).
@@ -48,6 +52,17 @@ ARCHITECTURES = {
 STAGES = tuple(ARCHITECTURES)
 
 
+# What sizes may be, so that no description of a few bytes asks for more than a computer has.
+SIZES = {
+    "in_channels": Range(1, 64),
+    "out_channels": Range(1, 64),
+    "layers_per_block": Range(1, 16),
+    "num_heads": Range(1, 256),
+    "context_dim": Range(1, 16384),
+}
+LEVELS, WIDTH = Range(1, 8), Range(NORM_GROUPS, 16384)
+
+
 @dataclass(frozen=True)
 class UNetConfig:
     """Sizes of a LaVie UNet; the defaults are the published base model.
@@ -76,6 +91,13 @@ class UNetConfig:
     def __post_init__(self):
         object.__setattr__(self, "block_channels", tuple(self.block_channels))
         object.__setattr__(self, "attention_levels", tuple(self.attention_levels))
+        for name, allowed in SIZES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be {allowed}, got {getattr(self, name)!r}")
+        if len(self.block_channels) not in LEVELS or any(width not in WIDTH for width in self.block_channels):
+            raise ValueError(f"block_channels must be {WIDTH} for each of 1 to 8 levels, got {self.block_channels}")
+        if any(not isinstance(level, bool) for level in self.attention_levels):
+            raise ValueError(f"attention_levels must be true or false for each level, got {self.attention_levels}")
         if self.stage not in ARCHITECTURES:
             raise ValueError(f"stage must be one of {STAGES}, got {self.stage!r}")
         if self.positions not in (None, True, False):

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
-from .checkpoint import CheckpointError, convert_state_dict, detect_config, load_checkpoint
-
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+from .checkpoint import unet_weights
+from .dtypes import DTYPES
+from .errors import CheckpointError
+from .metadata import CONFIG, PREDICTION, STAGE
+from .weights_file import inspect_weights, open_weights, write_weights
 
 
 def default_target(source: Path, dtype: str) -> Path:
@@ -38,22 +38,20 @@ def convert_file(source: str | Path, target: str | Path, dtype: str = "fp16", ov
         raise CheckpointError(f"the new file's name must end in .safetensors, got {target.name}")
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists already; choose another name, or allow to overwrite it")
-    state_dict, metadata = load_checkpoint(source)
-    config, prediction = detect_config(state_dict, metadata)
-    weights = {key: _cast(key, value, dtype) for key, value in convert_state_dict(state_dict, config).items()}
-    about = {"lavie.stage": config.stage, "lavie.config": json.dumps(config.to_dict()), "lavie.prediction": prediction}
-    temporary = target.with_name(target.name + ".part")
-    try:
-        save_file(weights, temporary, {**metadata, **about})
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target.stat().st_size
+    file = open_weights(source)
+    config, prediction = file.unet.config, file.unet.prediction
+    weights = unet_weights(file)
+    inspect_weights(source, weights)
+    weights = {key: _cast(key, value, dtype) for key, value in weights.items()}
+    about = {STAGE: config.stage, CONFIG: json.dumps(config.to_dict()), PREDICTION: prediction}
+    return write_weights(target, weights, {**file.metadata, **about})
 
 
 def _cast(key: str, value: torch.Tensor, dtype: str) -> torch.Tensor:
-    cast = value.to(DTYPES[dtype]).contiguous()
+    cast = value.to(DTYPES[dtype])
     if not cast.isfinite().all():
+        if not value.isfinite().all():
+            raise CheckpointError(f"{key} holds NaN or infinity already in the source; get the file again")
         raise CheckpointError(f"{key} has values that {dtype} cannot hold; use bf16 or fp32")
     return cast
 

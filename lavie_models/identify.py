@@ -5,15 +5,17 @@ Contract: pure functions of a state dict and its metadata; values are not read, 
 
 from __future__ import annotations
 
-import json
+from dataclasses import fields
 from itertools import count
+from typing import NamedTuple
 
 import torch
 
 from .config import ARCHITECTURES, STAGES, UNetConfig
+from .errors import CheckpointError
+from .metadata import CONFIG, PREDICTION, STAGE, read_object
 from .schedule import PREDICTIONS
 
-LATENT_COLORS = "lavie.latent_rgb"  # metadata of networks whose latents are not Stable Diffusion's: colours of previews
 OWN_KINDS = (*STAGES, "text_encoder", "vae")  # what `lavie.stage` in metadata may say
 
 LDM_STEM, PUBLISHED_STEM = "input_blocks.0.0.weight", "conv_in.weight"
@@ -25,8 +27,13 @@ CHECKPOINT_PARTS = ("first_stage_model.", "cond_stage_model.", "conditioner.")
 POSITION_BIAS = "time_rel_pos_bias.relative_attention_bias.weight"
 
 
-class CheckpointError(ValueError):
-    """A file of weights that cannot be used; the message says what it is and what to do."""
+class UNetLayout(NamedTuple):
+    """What a LaVie UNet's file says of it; its keys begin with ``prefix``, under published names or ours."""
+
+    config: UNetConfig
+    prediction: str
+    prefix: str
+    published: bool
 
 
 def identify(state_dict: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> str:
@@ -35,7 +42,7 @@ def identify(state_dict: dict[str, torch.Tensor], metadata: dict[str, str] | Non
     Returns one of STAGES, "text_encoder", "vae", "sd_checkpoint", "sd_unet", "lora" or "unknown".
     ``lavie.stage`` in the metadata decides; without it, names and shapes do.
     """
-    stage = (metadata or {}).get("lavie.stage")
+    stage = (metadata or {}).get(STAGE)
     if stage in OWN_KINDS:
         return stage
     if _any(state_dict, LORA_MARKS):
@@ -78,39 +85,59 @@ def _find_prefix(state_dict) -> tuple[str, bool] | None:
 def detect_config(
     state_dict: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
 ) -> tuple[UNetConfig, str]:
-    """(configuration, prediction) of a LaVie UNet file, from its metadata or else from names and shapes.
+    """(configuration, prediction) of a LaVie UNet's weights; see `lay_out_unet`, which raises what this raises."""
+    layout = lay_out_unet(state_dict, metadata or {}, identify(state_dict, metadata))
+    return layout.config, layout.prediction
+
+
+def lay_out_unet(state_dict: dict[str, torch.Tensor], metadata: dict[str, str], kind: str) -> UNetLayout:
+    """The layout of a LaVie UNet of a known kind, from names and shapes, with which its metadata must agree.
 
     The prediction of a file without metadata is its stage's published one, or v where ComfyUI's ``v_pred`` mark is in
     it. Names and shapes do not tell how many heads an interpolation network has: without metadata the published 8.
 
     Raises:
-        CheckpointError: if the weights are not those of a stage that can be built.
+        CheckpointError: if the weights are not those of a stage that can be built, or not those that metadata states.
     """
-    metadata = metadata or {}
-    stage = identify(state_dict, metadata)
-    if stage not in STAGES:
-        raise CheckpointError(f"these weights are no LaVie UNet (they look like: {stage.replace('_', ' ')})")
-    published = "v" if "v_pred" in state_dict else ARCHITECTURES[stage].prediction
-    prediction = metadata.get("lavie.prediction", published)
+    if kind not in STAGES:
+        raise CheckpointError(f"these weights are no LaVie UNet (they look like: {kind.replace('_', ' ')})")
+    prediction = metadata.get(PREDICTION, "v" if "v_pred" in state_dict else ARCHITECTURES[kind].prediction)
     if prediction not in PREDICTIONS:
         raise CheckpointError(
-            f"lavie.prediction is {prediction!r}, expected one of {PREDICTIONS}; the file comes from another version"
+            f"{PREDICTION} is {prediction!r}, expected one of {PREDICTIONS}; the file comes from another version"
         )
-    if "lavie.config" in metadata:
-        try:
-            return UNetConfig.from_dict(json.loads(metadata["lavie.config"])), prediction
-        except (ValueError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"the configuration in the file's metadata cannot be used: {error}") from error
+    stated = _stated_config(metadata) if CONFIG in metadata else None
+    prefix, published = unet_prefix(state_dict)
     try:
-        return _config_from_shapes(state_dict, stage), prediction
+        found = _config_from_shapes(state_dict, kind, prefix, published)
     except KeyError as error:
         raise CheckpointError(f"the UNet in these weights is incomplete: {error.args[0]} is missing") from error
-    except ValueError as error:
-        raise CheckpointError(f"these weights fit no {stage} UNet: {error}") from error
+    except (ValueError, IndexError) as error:  # sizes that do not fit, axes that are not there
+        raise CheckpointError(f"these weights fit no {kind} UNet: {error}") from error
+    if stated is not None:
+        _require_agreement(stated, found)
+    return UNetLayout(stated or found, prediction, prefix, published)
 
 
-def _config_from_shapes(state_dict, stage: str) -> UNetConfig:
-    prefix, published = unet_prefix(state_dict)
+def _stated_config(metadata: dict[str, str]) -> UNetConfig:
+    try:
+        return UNetConfig.from_dict(read_object(metadata, CONFIG))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"the configuration in the file's metadata cannot be used: {error}") from error
+
+
+def _require_agreement(stated: UNetConfig, found: UNetConfig) -> None:
+    """Raise CheckpointError where metadata and weights differ; heads show in the weights of relative positions only."""
+    for name in (field.name for field in fields(UNetConfig)):
+        ours, theirs = getattr(stated, name), getattr(found, name)
+        if ours != theirs and (name != "num_heads" or found.architecture.positions):
+            raise CheckpointError(
+                f"the file's metadata says {name} = {ours}, its weights have {theirs}; the file is damaged or its "
+                "metadata was changed, get it again"
+            )
+
+
+def _config_from_shapes(state_dict, stage: str, prefix: str, published: bool) -> UNetConfig:
     shapes = {key.removeprefix(prefix): value.shape for key, value in state_dict.items() if key.startswith(prefix)}
     levels = _published_levels(shapes) if published else _ldm_levels(shapes)
     stem, last, middle = (
@@ -121,17 +148,19 @@ def _config_from_shapes(state_dict, stage: str) -> UNetConfig:
     layers = {layers for _, layers, _ in levels}
     if len(layers) != 1 or 0 in layers:
         raise ValueError(f"expected the same number of residual blocks at every level, got {[n for _, n, _ in levels]}")
-    architecture = ARCHITECTURES[stage]
-    bias = f"{middle}attn_{architecture.temporal_name}.{POSITION_BIAS}"
+    usual = ARCHITECTURES[stage]
+    bias = f"{middle}attn_{usual.temporal_name}.{POSITION_BIAS}"
+    positions = bias in shapes
     return UNetConfig(
         stage=stage,
         in_channels=shapes[stem][1],
         out_channels=shapes[last][0],
         block_channels=tuple(width for width, _, _ in levels),
         layers_per_block=levels[0][1],
-        num_heads=shapes[bias][1] if architecture.positions else UNetConfig.num_heads,
+        num_heads=shapes[bias][1] if positions else UNetConfig.num_heads,
         context_dim=shapes[middle + "attn2.to_k.weight"][1],
         attention_levels=tuple(attention for _, _, attention in levels),
+        positions=positions,
     )
 
 

@@ -18,6 +18,13 @@ def alphas_cumprod(steps: int = TRAINED_STEPS, start: float = 1e-4, end: float =
     return torch.cumprod(1.0 - torch.linspace(start, end, steps, dtype=torch.float32), dim=0)
 
 
+def rescale_to_zero_terminal_snr(alpha_bar: torch.Tensor) -> torch.Tensor:
+    """A schedule stretched so that nothing of the signal is left at its last step (arXiv 2305.08891, algorithm 1)."""
+    root = alpha_bar.double().sqrt()
+    first, last = root[0], root[-1]
+    return ((root - last) * first / (first - last)).square().float()
+
+
 def noise_levels() -> torch.Tensor:
     """sigma of each trained timestep, (1000,) float32, rising from 0.010001 to 157.407."""
     alpha_bar = alphas_cumprod()
@@ -59,7 +66,7 @@ def _linspace(steps: int) -> torch.Tensor:
 
 # The reference's timesteps per sampler. With 50 steps: ddim 981 .. 1, ddpm 980 .. 0, the others 999 .. 0.
 SPACINGS = {
-    "ddim": lambda steps: (_leading(steps) + 1).clamp(max=TRAINED_STEPS - 1),
+    "ddim": lambda steps: _leading(steps) + (steps < TRAINED_STEPS),  # 1000 steps leave no room for the 1
     "ddpm": _leading,
     "euler": _linspace,  # fractional
     "interpolation": lambda steps: _linspace(steps).round(),

@@ -14,21 +14,11 @@ from einops import rearrange
 from torch import nn
 
 from .attention import Attention
+from .clips import ClipLayout
 from .config import NORM_GROUPS, UNetConfig
+from .parts import chunks, frame_parts, keeps_whole
 from .positions import FramePositions
-from .resnet import ClipLayout, ClipResBlock, add
-
-# Values that the feed-forward and temporal attention take at a time when there are no gradients. Both widen their input
-# eight times or copy it, so this bounds the largest activations of the network. On the CPU it also keeps them in cache;
-# elsewhere large kernels matter more.
-CHUNK_VALUES_CPU = 2**19
-CHUNK_VALUES = 2**23
-
-
-def chunks(x: torch.Tensor, dim: int) -> tuple[torch.Tensor, ...]:
-    """Views of ``x`` along ``dim``, of about the number of values that fit."""
-    most = CHUNK_VALUES_CPU if x.device.type == "cpu" else CHUNK_VALUES
-    return x.split(max(1, most * x.shape[dim] // max(1, x.numel())), dim)
+from .resnet import ClipResBlock, add
 
 
 @dataclass(frozen=True)
@@ -47,6 +37,11 @@ class Condition:
     positions: FramePositions | None
     image_text: torch.Tensor | None = None
     options: dict = field(default_factory=dict)
+
+    def of_frames(self, video: int, frames: slice) -> Condition:
+        """For some frames of one video."""
+        text = self.text[video : video + 1] if self.text.shape[0] == self.clips.videos else self.text[frames]
+        return replace(self, clips=ClipLayout(1, frames.stop - frames.start), text=text)
 
     def patches(self, name: str) -> list:
         return self.options.get("patches", {}).get(name, ())
@@ -93,6 +88,13 @@ def _first_and_previous(clips: ClipLayout, x: torch.Tensor) -> torch.Tensor:
     return torch.cat((first, previous), dim=2).flatten(0, 1)
 
 
+def _read_by(first: torch.Tensor, before: torch.Tensor, frames: slice) -> torch.Tensor:
+    """As `_first_and_previous` for some frames of a clip: its ``first``, and those ``before`` the frames."""
+    count = frames.stop - frames.start
+    before = before if before.shape[0] == count else torch.cat((first, before))
+    return torch.cat((first.expand(count, -1, -1), before), dim=1)
+
+
 class TransformerBlock(nn.Module):
     """One block over tokens (N, H*W, channels); images bypass temporal attention entirely, its norm included.
 
@@ -121,10 +123,43 @@ class TransformerBlock(nn.Module):
         self.add_module(f"norm_{name}", norm_temporal)
 
     def forward(self, x, cond: Condition):
+        return self.finish(self.within_frames(x, cond), cond)
+
+    def within_frames(self, x, cond: Condition):
+        """The first two attentions, which see one frame at a time; but for sparse-causal attention."""
         x = add(x, self._spatial(self.norm1(x), cond))
         for patch in cond.patches("middle_patch"):
             x = patch(x, self._extra_options(cond))
-        x = add(x, self._textual("attn2", self.attn2, self.norm2(x), cond))
+        return add(x, self._textual("attn2", self.attn2, self.norm2(x), cond))
+
+    def within_frames_by_parts(self, x, cond: Condition, parts) -> None:
+        """`within_frames` of unpatched ``x``, in its memory; ``parts`` as `frame_parts` gives them."""
+        if self.architecture.sparse_causal:
+            self._first_and_previous_by_parts(x, cond, parts)
+        for video, frames in parts:
+            part, of_part = x[frames], cond.of_frames(video, frames)
+            if not self.architecture.sparse_causal:
+                part += self._spatial(self.norm1(part), of_part)
+            part += self._textual("attn2", self.attn2, self.norm2(part), of_part)
+
+    def _first_and_previous_by_parts(self, x, cond: Condition, parts) -> None:
+        k, v = torch.empty_like(x), torch.empty_like(x)
+        for _, frames in parts:
+            n = self.norm1(x[frames])
+            k[frames], v[frames] = self.attn1.to_k(n), self.attn1.to_v(n)
+        for video, frames in parts:
+            start = video * cond.clips.frames
+            before = slice(max(start, frames.start - 1), frames.stop - 1)
+            read = (_read_by(t[start : start + 1], t[before], frames) for t in (k, v))
+            x[frames] += self.attn1.read(self.norm1(x[frames]), *read, cond.options)
+
+    def is_patched(self, cond: Condition) -> bool:
+        """Whether patches of attention are to see the whole batch."""
+        names = ("attn1_patch", "attn1_output_patch", "middle_patch", "attn2_patch", "attn2_output_patch")
+        return any(map(cond.patches, names)) or any(map(cond.replacement, ("attn1", "attn2")))
+
+    def finish(self, x, cond: Condition):
+        """Attention across frames and the feed-forward."""
         steps = (self._temporal, self._feed_forward)
         for step in reversed(steps) if self.architecture.temporal_last else steps:
             x = step(x, cond)
@@ -133,7 +168,8 @@ class TransformerBlock(nn.Module):
     def _feed_forward(self, x, cond):
         if torch.is_grad_enabled():
             return x + self.ff(self.norm3(x))
-        for part in chunks(x, 0):
+        x = x.contiguous()
+        for part in chunks(x.view(-1, x.shape[-1]), 0):
             part += self.ff(self.norm3(part))
         return x
 
@@ -238,9 +274,22 @@ class SpatialTransformer(nn.Module):
         cond = replace(cond, options={**cond.options, "activations_shape": [n, c, h, w], "block_index": 0})
         if self.resblock_temporal is not None:
             x = cond.clips.videos_only(self.resblock_temporal, x)
-        tokens = self._project(self.proj_in, self.norm(x)).permute(0, 2, 3, 1).reshape(n, h * w, c)
-        tokens = self.transformer_blocks[0](tokens, cond)
-        return add(self._project(self.proj_out, tokens.view(n, h, w, c).permute(0, 3, 1, 2)), x)
+        block = self.transformer_blocks[0]
+        if keeps_whole(x, cond.clips) or block.is_patched(cond):
+            tokens = block(self._tokens(x), cond)
+            return add(self._project(self.proj_out, tokens.view(n, h, w, c).permute(0, 3, 1, 2)), x)
+        tokens, parts = x.new_empty(n, h * w, c), list(frame_parts(x, cond.clips))
+        for _, frames in parts:
+            tokens[frames] = self._tokens(x[frames])
+        block.within_frames_by_parts(tokens, cond, parts)
+        frames_of = block.finish(tokens, cond).view(n, h, w, c).permute(0, 3, 1, 2)
+        for _, frames in parts:
+            frames_of[frames] = add(self._project(self.proj_out, frames_of[frames]), x[frames])
+        return frames_of
+
+    def _tokens(self, x):
+        """(n, channels, H, W) -> (n, H * W, channels), normalised and projected."""
+        return self._project(self.proj_in, self.norm(x)).permute(0, 2, 3, 1).flatten(1, 2)
 
     def _project(self, projection, x):
         """A 1x1 convolution or a linear layer over the channels of (N, channels, H, W)."""

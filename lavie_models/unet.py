@@ -11,18 +11,23 @@ import torch
 from torch import nn
 
 from .attention import sdpa_attention
+from .clips import ClipLayout
 from .config import ARCHITECTURES, NORM_GROUPS, UNetConfig
+from .inputs import check_inputs, per_frame, split_text, videos_first
+from .parts import ClipNorm, frame_parts, keeps_whole
 from .positions import FramePositions, timestep_embedding
-from .resnet import ClipLayout, Downsample, ResBlock, TemporalModule, Upsample, clip_group_norm, silu
+from .resnet import Downsample, ResBlock, TemporalModule, Upsample, clip_group_norm, silu
 from .transformer import Condition, SpatialTransformer
 
-# What a text encoder of each width is called where artists get it.
-TEXT_ENCODERS = {768: "CLIP ViT-L/14 of Stable Diffusion 1.x", 1024: "OpenCLIP ViT-H of Stable Diffusion 2.x"}
 # Parts of parameter names that only temporal layers have, in any stage.
 TEMPORAL_PARTS = (
     *(f"{kind}_{a.temporal_name}." for a in ARCHITECTURES.values() for kind in ("attn", "norm")),
     "resblock_temporal.", "_temporal_block",
 )  # fmt: skip
+# Entry of `transformer_options`: true to compute the stem, and the third convolution of the largest temporal module, a
+# second time rather than to keep what they gave. Saves super-resolution a third of its activations.
+COMPUTE_AGAIN = "lavie_compute_again"
+LARGE = 2**29  # values of a temporal module's input from which that is worth it
 
 
 def is_temporal(name: str) -> bool:
@@ -147,38 +152,41 @@ class LaVieUNet(nn.Module):
         Raises:
             ValueError: naming what was expected and what came.
         """
-        rows = self._check(x, timesteps, context, num_frames, num_images, noise_level)
+        rows = check_inputs(self.config, x, timesteps, context, num_frames, num_images, noise_level)
         clips = ClipLayout(rows, num_frames, rows * num_images)
         n, height, width = x.shape[0], x.shape[2], x.shape[3]
         if num_images:
-            order = _videos_first(rows, num_frames, num_images, x.device)
+            order = videos_first(rows, num_frames, num_images, x.device)
             x = x[order]
         order = order if num_images else None
-        timesteps = _per_frame(timesteps, n, order)
-        text, image_text = _split_text(context, clips, num_images)
+        timesteps = per_frame(timesteps, n, order)
+        text, image_text = split_text(context, clips, num_images)
         options = {**(transformer_options or {}), "original_shape": list(x.shape), "transformer_index": 0}
         positions = FramePositions.of(num_frames, x.device) if self.config.architecture.positions else None
         cond = Condition(clips, text, positions, image_text, options)
 
         emb = self.time_embed(timestep_embedding(timesteps, self.config.block_channels[0]).to(x.dtype))
         if noise_level is not None:
-            emb = emb + self.label_emb(_per_frame(noise_level, n, order).long()).to(emb.dtype)
+            emb = emb + self.label_emb(per_frame(noise_level, n, order).long()).to(emb.dtype)
         for patch in cond.patches("emb_patch"):
             emb = patch(emb, self.config.block_channels[0], options)
         h = x.contiguous(memory_format=torch.channels_last)
-        skips = []
+        skips, sizes = [], []
         for index, block in enumerate(self.input_blocks):
             options["block"] = ("input", index)
-            h = self._run(block, h, emb, cond)
+            h = self._run(block, [h], emb, cond)
             h = _add_control(h, control, "input")
             for patch in cond.patches("input_block_patch"):
                 h = patch(h, options)
             skips.append(h)
+            sizes.append(h.shape[-2:])
             for patch in cond.patches("input_block_patch_after_skip"):
                 h = patch(h, options)
             h = self._after_level(self.down_temporal_blocks, index, len(self.input_blocks), h, emb, cond)
+        if options.get(COMPUTE_AGAIN) and not control and not cond.patches("input_block_patch"):
+            skips[0] = None
         options["block"] = ("middle", 0)
-        h = _add_control(self._run(self.middle_block, h, emb, cond), control, "middle")
+        h = _add_control(self._run(self.middle_block, [h], emb, cond), control, "middle")
         if self.mid_temporal_block is not None:
             h = cond.clips.videos_only(self.mid_temporal_block, h, emb)
         for patch in cond.patches("middle_block_after_patch"):
@@ -186,15 +194,29 @@ class LaVieUNet(nn.Module):
             h = patch({**seen, "transformer_options": options})["h"]
         for index, block in enumerate(self.output_blocks):
             options["block"] = ("output", index)
-            skip = _add_control(skips.pop(), control, "output")
+            skip = skips.pop()
+            if skip is None:
+                skip = self._run(self.input_blocks[0], [x], emb, cond)
+            skip = _add_control(skip, control, "output")
             for patch in cond.patches("output_block_patch"):
                 h, skip = patch(h, skip, options)
-            h = torch.cat((h, skip), dim=1)
-            del skip
-            h = self._run(block, h, emb, cond, skips[-1].shape[-2:] if skips else (height, width))
+            held = [h, skip]
+            del h, skip
+            h = self._run(block, held, emb, cond, sizes[-index - 2] if skips else (height, width))
             h = self._after_level(self.up_temporal_blocks, index + 1, len(self.output_blocks) + 1, h, emb, cond)
-        h = self.out[2](silu(clip_group_norm(self.out[0], h.to(x.dtype), clips)))
+        h = self._finish(h.to(x.dtype), clips)
         return h if order is None else h[order.argsort()]
+
+    def _finish(self, h, clips: ClipLayout):
+        """The last norm and convolution."""
+        norm, convolution = self.out[0], self.out[2]
+        if keeps_whole(h, clips):
+            return convolution(silu(clip_group_norm(norm, h, clips)))
+        parts = list(frame_parts(h, clips))
+        normalise = ClipNorm(norm, clips)
+        for video, frames in parts:
+            normalise.see(video, h[frames])
+        return torch.cat([convolution(normalise(video, h[frames])) for video, frames in parts])
 
     def _after_level(self, modules, index: int, count: int, h, emb, cond: Condition):
         """The temporal module of the level that ends with block ``index`` of ``count``, if one does."""
@@ -202,11 +224,21 @@ class LaVieUNet(nn.Module):
         ends = index > 0 and index % blocks == 0 or index == count - 1
         if modules is None or not ends:
             return h
-        return cond.clips.videos_only(modules[(index - 1) // blocks], h, emb)
+        module = modules[(index - 1) // blocks]
+        if cond.clips.images:
+            return cond.clips.videos_only(module, h, emb)
+        return module(cond.clips, h, emb, bool(cond.options.get(COMPUTE_AGAIN)) and h.numel() >= LARGE)
 
     @staticmethod
-    def _run(block, h, emb, cond: Condition, size=None):
-        for layer in block:
+    def _run(block, held: list, emb, cond: Condition, size=None):
+        """A block on what is held: h, on the way up with its skip. ``held`` is emptied as soon as it is read."""
+        layers = list(block)
+        if isinstance(layers[0], ResBlock):
+            h = layers[0](held[0], emb, cond.clips, *held[1:])
+        else:
+            h = layers[0](held[0])
+        held.clear()
+        for layer in layers[1:]:
             if isinstance(layer, ResBlock):
                 h = layer(h, emb, cond.clips)
             elif isinstance(layer, SpatialTransformer):
@@ -217,64 +249,6 @@ class LaVieUNet(nn.Module):
             else:
                 h = layer(h)
         return h
-
-    def _check(self, x, timesteps, context, num_frames, num_images, noise_level) -> int:
-        """Return the number of rows (clips with their images), or raise."""
-        config = self.config
-        if x.ndim != 4 or x.shape[1] != config.in_channels:
-            raise ValueError(
-                f"the {config.stage} UNet expects latents (frames, {config.in_channels}, height, width), got "
-                f"{tuple(x.shape)}; frames belong on the batch axis"
-            )
-        if num_frames < 1 or num_images < 0 or x.shape[0] % (num_frames + num_images):
-            raise ValueError(
-                f"a batch of {x.shape[0]} does not divide into rows of {num_frames} frames and {num_images} images"
-            )
-        rows = x.shape[0] // (num_frames + num_images)
-        if timesteps.shape not in ((rows,), (x.shape[0],)):
-            raise ValueError(f"timesteps must be ({rows},) or ({x.shape[0]},), got {tuple(timesteps.shape)}")
-        batches = (rows * (1 + num_images), x.shape[0])
-        if context is None or context.ndim != 3 or context.shape[0] not in batches:
-            got = None if context is None else tuple(context.shape)
-            raise ValueError(f"context must be (n, tokens, {config.context_dim}) with n in {batches}, got {got}")
-        if context.shape[2] != config.context_dim:
-            wanted, got = (
-                f"{width} wide" + (f" ({TEXT_ENCODERS[width]})" if width in TEXT_ENCODERS else "")
-                for width in (config.context_dim, context.shape[2])
-            )
-            raise ValueError(
-                f"the {config.stage} UNet reads text {wanted}, got {got}: the text encoder belongs to another model"
-            )
-        if bool(config.architecture.noise_levels) != (noise_level is not None):
-            raise ValueError(
-                "the super_resolution UNet needs the noise level of its low-resolution frames"
-                if noise_level is None
-                else f"the {config.stage} UNet knows no noise_level; leave it out"
-            )
-        if noise_level is not None and noise_level.shape not in ((rows,), (x.shape[0],)):
-            raise ValueError(f"noise_level must be ({rows},) or ({x.shape[0]},), got {tuple(noise_level.shape)}")
-        return rows
-
-
-def _videos_first(rows: int, frames: int, images: int, device) -> torch.Tensor:
-    """Permutation from rows of (frames, images) to all frames of all videos, then all images."""
-    index = torch.arange(rows * (frames + images), device=device).view(rows, frames + images)
-    return torch.cat((index[:, :frames].flatten(), index[:, frames:].flatten()))
-
-
-def _per_frame(values: torch.Tensor, count: int, order: torch.Tensor | None) -> torch.Tensor:
-    """(rows,) or (count,) -> (count,), permuted like the frames."""
-    values = values.repeat_interleave(count // values.shape[0])
-    return values if order is None else values[order]
-
-
-def _split_text(context, clips: ClipLayout, num_images: int):
-    """Text of the videos (per clip or per frame) and of the images."""
-    if not num_images:
-        return context, None
-    context = context.unflatten(0, (clips.videos, -1))
-    videos, images = context.split((context.shape[1] - num_images, num_images), dim=1)
-    return videos.flatten(0, 1), images.flatten(0, 1)
 
 
 def _add_control(h, control, name: str):

@@ -8,6 +8,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..lavie_models.convert import DTYPES, convert_file, default_target
+from .inputs import checked
 from .model_loaders import find_model, list_models
 from .notices import readable_bytes, tell
 
@@ -46,7 +47,8 @@ class LaVieConvertCheckpoint(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "dtype", options=list(DTYPES), default="fp16",
-                    tooltip="Of the new file's weights. fp16 suits all published networks; fp32 keeps every bit.",
+                    tooltip="Data type of the new file's weights. fp16 suits all published networks; fp32 keeps every "
+                    "bit.",
                 ),
                 io.String.Input(
                     "file_name", default="",
@@ -61,6 +63,7 @@ class LaVieConvertCheckpoint(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(cls, model_name, dtype, file_name, overwrite) -> io.NodeOutput:
         target = target_path(model_name, file_name, dtype)
         size = convert_file(find_model(model_name), target, dtype, overwrite)

@@ -6,7 +6,8 @@ import node_helpers
 from comfy_api.latest import io
 
 from ..lavie_models.comfyui.model import SOURCE_LATENTS
-from .frames import base_latent, encode_frames, whole_latents
+from .frames import encode_frames, whole_latents
+from .inputs import checked
 
 
 class LaVieFirstFrameConditioning(io.ComfyNode):
@@ -26,13 +27,13 @@ class LaVieFirstFrameConditioning(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="What it must not show."),
                 io.Latent.Input(
                     "latent", optional=True,
-                    tooltip="The frame as a latent, such as the last one of a clip (Latent From Batch); of several "
-                    "the first counts. Leave image unconnected then.",
+                    tooltip="The frame as a latent, such as the last one of a clip (Latent From Batch). If it holds "
+                    "several frames, the first is used. Leave image unconnected if you use this.",
                 ),
                 io.Image.Input(
                     "image", optional=True,
-                    tooltip="The frame as an image; needs vae. Of several the first counts. Cropped around the centre "
-                    "to multiples of 8 pixels; the latent must have its size.",
+                    tooltip="The frame as an image; needs vae. If there are several, the first is used. It is cropped "
+                    "around the centre to multiples of 8 pixels; the latent must have its size.",
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="Encodes image: the VAE that the base model uses."),
             ],
@@ -43,11 +44,12 @@ class LaVieFirstFrameConditioning(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(cls, positive, negative, latent=None, image=None, vae=None) -> io.NodeOutput:
         if (latent is None) == (image is None):
             raise ValueError("connect the first frame, either as latent or as image with its vae")
         if latent is not None:
-            frame = base_latent(latent)[:1]
+            frame = latent["samples"][:1]
         elif vae is None:
             raise ValueError("image needs a VAE: connect the one that the base model uses to vae")
         else:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import math
 import re
+from typing import NamedTuple
 
 import torch
 from comfy_api.latest import io
 
+from ..lavie_models.comfyui.frame_texts import per_frame
+from .inputs import checked, refusal
+
 LINE = re.compile(r"\s*(-?\d+)\s*:(.*)", re.DOTALL)
+COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)  # as the browser takes them out of texts with dynamicPrompts
+MAX_FRAMES = 4096
 DEFAULT = "0: a red fish moving right\n8: a blue fish moving right"
 
 
 def parse_schedule(schedule: str, frames: int) -> list[tuple[int, str]]:
-    """[(frame, prompt)] by rising frame, from lines `frame: prompt`.
+    """[(frame, prompt)] by rising frame, from lines `frame: prompt`; comments as in core's prompts are left out.
 
     Raises:
         ValueError: naming the line that is no such line, lies outside of 0 .. frames - 1 or repeats a frame.
     """
     found: dict[int, str] = {}
+    schedule = COMMENT.sub(lambda comment: "\n" * comment[0].count("\n"), schedule)  # lines keep their numbers
     for number, line in enumerate(schedule.splitlines(), 1):
         if not line.strip():
             continue
@@ -39,6 +46,28 @@ def parse_schedule(schedule: str, frames: int) -> list[tuple[int, str]]:
     if not found:
         raise ValueError("the schedule has no line; write at least one, such as '0: a red fish moving right'")
     return sorted(found.items())
+
+
+class Span(NamedTuple):
+    """Frames ``first`` .. ``last`` of a clip that have one prompt; None: a blend of those before and after."""
+
+    first: int
+    last: int
+    prompt: str | None
+
+
+def spans(schedule: str, frames: int) -> list[Span]:
+    """What `blend_weights` makes of a schedule, in words. Raises ValueError as `parse_schedule` does."""
+    keyframes = parse_schedule(schedule, frames)
+    found, prompts = [], [prompt for _, prompt in keyframes]
+    for frame, shares in enumerate(blend_weights([frame for frame, _ in keyframes], frames).tolist()):
+        used = {prompts[key] for key, share in enumerate(shares) if share}
+        prompt = used.pop() if len(used) == 1 else None
+        if found and found[-1].prompt == prompt:
+            found[-1] = found[-1]._replace(last=frame)
+        else:
+            found.append(Span(frame, frame, prompt))
+    return found
 
 
 def blend_weights(keys: list[int], frames: int) -> torch.Tensor:
@@ -81,13 +110,15 @@ class LaVieFramePrompts(io.ComfyNode):
                 io.String.Input(
                     "schedule",
                     multiline=True,
+                    dynamic_prompts=True,
                     default=DEFAULT,
                     tooltip="One line per keyframe: its frame, counted from 0, a colon, its prompt. Prompts are "
                     "blended linearly in between and held before the first and after the last. For a sudden change "
-                    "name two frames that follow each other.",
+                    "name two frames that follow each other. {a|b} chooses at random, // and /* */ are comments, as in "
+                    "CLIP Text Encode.",
                 ),
                 io.Int.Input(
-                    "frames", default=16, min=1, max=4096,
+                    "frames", default=16, min=1, max=MAX_FRAMES,
                     tooltip="Frames of the clip: the same number as in the latent.",
                 ),
             ],
@@ -96,15 +127,10 @@ class LaVieFramePrompts(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, schedule=None, frames=None) -> bool | str:
-        if schedule is None or frames is None:  # a link, known only when the node runs
-            return True
-        try:
-            parse_schedule(schedule, frames)
-        except ValueError as error:
-            return str(error)
-        return True
+        return refusal(cls, parse_schedule, schedule=schedule, frames=frames)
 
     @classmethod
+    @checked
     def execute(cls, clip, schedule, frames) -> io.NodeOutput:
         keyframes = parse_schedule(schedule, frames)
         weights = blend_weights([frame for frame, _ in keyframes], frames)
@@ -117,4 +143,4 @@ def _join(entries, weights: torch.Tensor) -> list:
     values = dict(entries[0][1])
     if values.get("pooled_output") is not None:
         values["pooled_output"] = blend([entry[1]["pooled_output"] for entry in entries], weights)
-    return [blend([entry[0] for entry in entries], weights), values]
+    return [per_frame(blend([entry[0] for entry in entries], weights)), values]

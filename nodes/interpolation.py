@@ -8,7 +8,8 @@ from comfy_api.latest import io
 
 from ..lavie_models.comfyui.model import SOURCE_LATENTS
 from ..lavie_models.conditioning import interpolated_frames, interpolation_sources
-from .frames import base_latent, encode_frames, whole_latents
+from .frames import encode_frames, whole_latents
+from .inputs import checked
 from .latent import empty_latent
 from .notices import tell
 
@@ -35,7 +36,7 @@ class LaVieInterpolationConditioning(io.ComfyNode):
                 io.Latent.Input(
                     "latent", optional=True,
                     tooltip="The clip as a latent of at least 2 frames, such as the base sampler's. Leave frames "
-                    "unconnected then.",
+                    "unconnected if you use this.",
                 ),
                 io.Image.Input(
                     "frames", optional=True,
@@ -55,13 +56,14 @@ class LaVieInterpolationConditioning(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(cls, positive, negative, latent=None, frames=None, vae=None) -> io.NodeOutput:
         if (latent is None) == (frames is None):
             raise ValueError(
                 "connect either latent or frames, not both" if frames is not None
                 else "connect the clip: a sampler's latent to latent, or a video's images to frames with their vae"
             )  # fmt: skip
-        clip = base_latent(latent) if frames is None else frames
+        clip = latent["samples"] if frames is None else frames
         sources = interpolation_sources(clip.shape[0])
         if frames is not None:
             if vae is None:

@@ -2,37 +2,52 @@
 
 from __future__ import annotations
 
+import functools
+import math
+
 import comfy.model_management
 import torch
 from comfy_api.latest import io
 
 import nodes
 
-LATENT_CHANNELS = 4
-PIXELS_PER_LATENT = 8
+from ..lavie_models.config import BASE_FACTOR, LATENT_CHANNELS
+from .inputs import checked, refusal
+from .notices import readable_bytes
+
 MAX_FRAMES = 4096
+COPIES = 4  # of a latent that a sampler holds at least: it, the noise, what it is at, what it becomes
 # Entry of a LATENT that samplers pass on: pixels to a latent pixel of the VAE that is to decode it.
 DECODED_BY = "lavie_pixels_per_latent"
 
 
 def latent_shape(width: int, height: int, frames: int) -> tuple[int, int, int, int]:
     """(frames, 4, height / 8, width / 8). Raises ValueError naming the nearest sizes that fit."""
-    if frames < 1:
-        raise ValueError(f"frames must be at least 1, got {frames}")
     for name, pixels in (("width", width), ("height", height)):
-        if pixels < PIXELS_PER_LATENT or pixels % PIXELS_PER_LATENT:
-            below = max(PIXELS_PER_LATENT, pixels - pixels % PIXELS_PER_LATENT)
+        if pixels < BASE_FACTOR or pixels % BASE_FACTOR:
+            below = max(BASE_FACTOR, pixels - pixels % BASE_FACTOR)
             raise ValueError(
-                f"{name} must be a multiple of {PIXELS_PER_LATENT} pixels, got {pixels}; use {below} or "
-                f"{below + PIXELS_PER_LATENT}"
+                f"{name} must be a multiple of {BASE_FACTOR} pixels, got {pixels}; use {below} or "
+                f"{below + BASE_FACTOR}"
             )
-    return frames, LATENT_CHANNELS, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT
+    return frames, LATENT_CHANNELS, height // BASE_FACTOR, width // BASE_FACTOR
 
 
-def empty_latent(shape: tuple[int, int, int, int], pixels_per_latent: int = PIXELS_PER_LATENT) -> dict:
-    """A LATENT of zeros, (frames, channels, height, width), that says which VAE it is for."""
-    samples = torch.zeros(shape, device=comfy.model_management.intermediate_device())
-    return {"samples": samples, DECODED_BY: pixels_per_latent}
+def empty_latent(shape: tuple[int, int, int, int], factor: int = BASE_FACTOR) -> dict:
+    """A LATENT of zeros, (frames, channels, height, width), that says which VAE it is for.
+
+    Raises:
+        ValueError: if this computer has not the memory for it.
+    """
+    device = comfy.model_management.intermediate_device()
+    needed, there = COPIES * 4 * math.prod(shape), comfy.model_management.get_total_memory(device)
+    if needed > there:
+        raise ValueError(
+            f"{shape[0]} frames of {shape[3] * factor} x {shape[2] * factor} pixels take {readable_bytes(needed)} as "
+            f"latents alone, this device has {readable_bytes(there)}; use fewer or smaller frames"
+        )
+    samples = torch.zeros(shape, device=device)
+    return {"samples": samples, DECODED_BY: factor}
 
 
 class EmptyLaVieLatent(io.ComfyNode):
@@ -40,7 +55,7 @@ class EmptyLaVieLatent(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        size = {"min": PIXELS_PER_LATENT, "max": nodes.MAX_RESOLUTION, "step": PIXELS_PER_LATENT}
+        size = {"min": BASE_FACTOR, "max": nodes.MAX_RESOLUTION, "step": BASE_FACTOR}
         return io.Schema(
             node_id="EmptyLaVieLatent",
             display_name="Empty LaVie Latent",
@@ -66,13 +81,10 @@ class EmptyLaVieLatent(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, width, height) -> bool | str:
-        try:
-            latent_shape(width, height, frames=1)
-        except ValueError as error:
-            return str(error)
-        return True
+    def validate_inputs(cls, width=None, height=None) -> bool | str:
+        return refusal(cls, functools.partial(latent_shape, frames=1), width=width, height=height)
 
     @classmethod
+    @checked
     def execute(cls, width, height, frames) -> io.NodeOutput:
         return io.NodeOutput(empty_latent(latent_shape(width, height, frames)))

@@ -7,13 +7,13 @@ import torch
 from comfy_api.latest import io
 
 from ..lavie_models.comfyui.model import load_model
+from ..lavie_models.dtypes import DTYPES
+from .inputs import checked
 
 FOLDERS = ("diffusion_models", "checkpoints")
 WEIGHT_DTYPES = {
     "default": {},
-    "fp32": {"dtype": torch.float32},
-    "bf16": {"dtype": torch.bfloat16},
-    "fp16": {"dtype": torch.float16},
+    **{name: {"dtype": DTYPES[name]} for name in ("fp32", "bf16", "fp16")},
     "fp8_e4m3fn": {"dtype": torch.float8_e4m3fn},
     "fp8_e4m3fn_fast": {"dtype": torch.float8_e4m3fn, "fp8_optimizations": True},
     "fp8_e5m2": {"dtype": torch.float8_e5m2},
@@ -72,6 +72,7 @@ class ModelLoader(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model_name, weight_dtype) -> io.NodeOutput:
         return io.NodeOutput(load_model(find_model(model_name), cls.STAGE, WEIGHT_DTYPES[weight_dtype]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import logging
 
 from server import PromptServer
@@ -10,11 +11,14 @@ BYTE_UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 def tell(node, text: str) -> None:
-    """Show ``text`` on the node (a ComfyNode class whose schema asks for its unique_id) and log it."""
+    """Show ``text`` on the node (a ComfyNode class whose schema asks for its unique_id) and log it.
+
+    The browser shows notices as HTML, so names of files and the like are escaped.
+    """
     logging.info("%s: %s", node.define_schema().display_name, text)
     server, node_id = getattr(PromptServer, "instance", None), node.hidden and node.hidden.unique_id
     if server is not None and node_id is not None:
-        server.send_progress_text(text, node_id)
+        server.send_progress_text(html.escape(text, quote=False), node_id)
 
 
 def readable_bytes(count: float) -> str:

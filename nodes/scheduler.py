@@ -6,6 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..lavie_models.schedule import SPACINGS, TRAINED_STEPS, spacing, timesteps_to_sigmas
+from .inputs import checked
 
 
 def make_sigmas(trained: torch.Tensor, name: str, steps: int, start: int, end: int, denoise: float) -> torch.Tensor:
@@ -52,10 +53,10 @@ class LaVieScheduler(io.ComfyNode):
                     "spacing",
                     options=list(SPACINGS),
                     default="ddim",
-                    tooltip="Which timesteps. With 50 steps: ddim 981, 961 .. 1; ddpm 980, 960 .. 0; euler 999 .. 0 "
-                    "evenly, fractional; interpolation 999 .. 0 evenly, rounded. Choose the sampler of that name "
-                    "beside it (interpolation goes with ddim). Published: ddpm, ddim or euler for base, interpolation "
-                    "for interpolation, ddim for super-resolution.",
+                    tooltip="Which timesteps are used. With 50 steps: ddim 981, 961 .. 1; ddpm 980, 960 .. 0; euler "
+                    "999 .. 0 evenly, fractional; interpolation 999 .. 0 evenly, rounded. Choose the sampler "
+                    "of that name beside it (interpolation goes with ddim). Published: ddpm, ddim or euler "
+                    "for base, interpolation for interpolation, ddim for super-resolution.",
                 ),
                 io.Int.Input(
                     "steps", default=50, **steps, tooltip="Calls of the network. Published: 50; 20 to 30 often suffice."
@@ -66,17 +67,20 @@ class LaVieScheduler(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "end_step", default=TRAINED_STEPS, min=0, max=TRAINED_STEPS, advanced=True,
-                    tooltip="Step to stop before. Below steps, the result keeps noise for the sampler that goes on.",
+                    tooltip="The run stops before this step. If it is smaller than steps, the result still holds "
+                    "noise for the sampler that continues.",
                 ),
                 io.Float.Input(
                     "denoise", default=1.0, min=0.0, max=1.0, step=0.01,
-                    tooltip="1 starts from pure noise; less changes a given latent less, in as many steps.",
+                    tooltip="1 starts from pure noise. A lower value keeps more of the given latent; the number of "
+                    "steps stays the same.",
                 ),
             ],
             outputs=[io.Sigmas.Output(tooltip="For SamplerCustom and SamplerCustomAdvanced.")],
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(cls, model, spacing, steps, start_step, end_step, denoise) -> io.NodeOutput:
         trained = getattr(model.get_model_object("model_sampling"), "sigmas", None)
         if trained is None or len(trained) != TRAINED_STEPS:

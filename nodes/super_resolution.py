@@ -9,12 +9,13 @@ from comfy_api.latest import io
 
 from ..lavie_models.comfyui.model import LOW_RESOLUTION, NOISE_LEVEL
 from ..lavie_models.conditioning import MAX_NOISE_LEVEL, PUBLISHED_NOISE_LEVEL, UPSCALE, noise_low_resolution
+from ..lavie_models.config import LATENT_CHANNELS, UPSCALER_FACTOR
 from .frames import decoded_bytes
-from .latent import LATENT_CHANNELS, empty_latent
+from .inputs import checked
+from .latent import empty_latent
 from .notices import readable_bytes, tell
 
 LEAST_PIXELS = 8  # of a low-resolution frame's edge: what three halvings of the network leave as one
-PIXELS_PER_LATENT = 4  # of the x4-upscaler's VAE
 
 
 class LaVieSuperResolutionConditioning(io.ComfyNode):
@@ -40,12 +41,12 @@ class LaVieSuperResolutionConditioning(io.ComfyNode):
                 io.Image.Input("frames", tooltip="The clip at low resolution, such as 512 x 320; any length."),
                 io.Int.Input(
                     "noise_level", default=PUBLISHED_NOISE_LEVEL, min=0, max=MAX_NOISE_LEVEL,
-                    tooltip="Noise added to the frames before the network sees them, 0 to 350. More lets it invent "
-                    "more detail and keep less of the frames. Published: 50.",
+                    tooltip="Noise added to the frames before the network sees them, 0 to 350. With more noise the "
+                    "network invents more detail and keeps less of the frames. Published: 50.",
                 ),
                 io.Int.Input(
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
-                    tooltip="Of that noise: the same seed and frames give the same conditioning.",
+                    tooltip="Seed of that noise: the same seed and frames give the same conditioning.",
                 ),
             ],
             outputs=[
@@ -60,6 +61,7 @@ class LaVieSuperResolutionConditioning(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(cls, positive, negative, frames, noise_level, seed) -> io.NodeOutput:
         count, height, width = frames.shape[:3]
         if min(height, width) < LEAST_PIXELS:
@@ -72,7 +74,7 @@ class LaVieSuperResolutionConditioning(io.ComfyNode):
         noised = noise_low_resolution(pixels, noise, torch.tensor(noise_level))
         values = {LOW_RESOLUTION: noised, NOISE_LEVEL: noise_level}
         positive, negative = (node_helpers.conditioning_set_values(c, values) for c in (positive, negative))
-        latent = empty_latent((count, LATENT_CHANNELS, height, width), PIXELS_PER_LATENT)
+        latent = empty_latent((count, LATENT_CHANNELS, height, width), UPSCALER_FACTOR)
         return io.NodeOutput(positive, negative, latent)
 
 

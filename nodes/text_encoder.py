@@ -6,6 +6,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..lavie_models.comfyui.text_encoder import load_text_encoder
+from .inputs import checked
 
 FOLDER = "text_encoders"
 
@@ -36,6 +37,7 @@ class LaVieTextEncoderLoader(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, text_encoder_name) -> io.NodeOutput:
         path = folder_paths.get_full_path_or_raise(FOLDER, text_encoder_name)
         return io.NodeOutput(load_text_encoder(path, folder_paths.get_folder_paths("embeddings")))

@@ -6,6 +6,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..lavie_models.comfyui.vae import load_vae
+from .inputs import checked
 
 FOLDER = "vae"
 
@@ -40,5 +41,6 @@ class LaVieVAELoader(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, vae_name) -> io.NodeOutput:
         return io.NodeOutput(load_vae(folder_paths.get_full_path_or_raise(FOLDER, vae_name)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -10,26 +11,39 @@ import comfy.utils
 import torch
 from comfy_api.latest import Input, InputImpl, Types, io
 
-from .frames import decoded_bytes
+from ..files import whole_file
+from ..lavie_models.comfyui.color import LARGEST_RADIUS, LEAST_RADIUS, RADIUS, check_reference, correct_colors
+from .frames import decoded_bytes, require_image_vae
+from .inputs import checked
 from .latent import DECODED_BY
 from .notices import readable_bytes, tell
 
 
 class DecodedFrames:
-    """Frames (F, H, W, 3) that exist only while they are iterated over, ``batch`` at a time."""
+    """Frames (F, H, W, 3) that exist only while they are iterated over, ``batch`` at a time.
 
-    def __init__(self, vae, samples: torch.Tensor, batch: int):
+    With the colours of ``reference``, (F, h, w, C), where there is one; ``radius`` as `correct_colors` takes it.
+    """
+
+    def __init__(self, vae, samples: torch.Tensor, batch: int, reference: torch.Tensor | None, radius: float):
         self.vae, self.samples, self.batch = vae, samples, batch
+        self.reference, self.radius = reference, radius
         factor = vae.spacial_compression_decode()
         count, _, height, width = samples.shape
         self.shape = (count, height * factor, width * factor, 3)
+        if reference is not None:
+            check_reference(self.shape, reference)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         progress = comfy.utils.ProgressBar(self.shape[0])
-        for part in self.samples.split(self.batch):
+        for start in range(0, self.shape[0], self.batch):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            yield from self.vae.decode(part)
-            progress.update(part.shape[0])
+            part = slice(start, start + self.batch)
+            frames = self.vae.decode(self.samples[part])
+            if self.reference is not None:
+                frames = correct_colors(frames, self.reference[part], self.radius)
+            yield from frames
+            progress.update(len(frames))
 
 
 class LatentVideo(Input.Video):
@@ -44,9 +58,15 @@ class LatentVideo(Input.Video):
     def _components(self, images) -> Types.VideoComponents:
         return Types.VideoComponents(images=images, frame_rate=self._rate, audio=self._audio)
 
-    def save_to(self, path, **options) -> None:
-        """Write a file as core does for a VIDEO of images; ``options`` are those of VideoFromComponents."""
-        InputImpl.VideoFromComponents(self._components(self._frames)).save_to(path, **options)
+    def save_to(self, path, format=Types.VideoContainer.AUTO, **options) -> None:
+        """Write as core does for a VIDEO of images, with its options; a file is there whole or not at all."""
+        video = InputImpl.VideoFromComponents(self._components(self._frames))
+        if not isinstance(path, str | os.PathLike):  # a buffer
+            video.save_to(path, format=format, **options)
+            return
+        container = Types.VideoContainer.MP4 if format == Types.VideoContainer.AUTO else format
+        with whole_file(path) as part:
+            video.save_to(str(part), format=container, **options)
 
     def as_trimmed(self, start_time=None, duration=None, strict_duration=True) -> Input.Video | None:
         return InputImpl.VideoFromComponents(self.get_components()).as_trimmed(start_time, duration, strict_duration)
@@ -89,10 +109,21 @@ class LaVieDecodeToVideo(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "frames_at_once", default=4, min=1, max=64, advanced=True,
-                    tooltip="Frames decoded together. More is faster where memory allows.",
+                    tooltip="Frames decoded together. A larger number is faster where memory allows.",
+                ),
+                io.Float.Input(
+                    "radius", default=RADIUS, min=LEAST_RADIUS, max=LARGEST_RADIUS, step=LEAST_RADIUS, advanced=True,
+                    optional=True,  # workflows from before it was there do without it
+                    tooltip="Where detail ends and colour begins, in pixels of the reference; see LaVie Color "
+                    "Correction. Not read without a reference.",
                 ),
                 io.Audio.Input(
                     "audio", optional=True, tooltip="Sound of the video, such as that of the clip it was made from."
+                ),
+                io.Image.Input(
+                    "reference", optional=True,
+                    tooltip="Of super-resolution: the frames that it started from. The video gets their colours, as "
+                    "LaVie Color Correction does it, a few frames at a time.",
                 ),
             ],
             outputs=[io.Video.Output(tooltip="For Save Video.")],
@@ -100,17 +131,19 @@ class LaVieDecodeToVideo(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, samples, vae, fps, frames_at_once, audio=None) -> io.NodeOutput:
+    @checked
+    def execute(
+        cls, samples, vae, fps, frames_at_once, radius=RADIUS, audio=None, reference=None
+    ) -> io.NodeOutput:
         latent = samples["samples"]
-        if latent.ndim != 4:
-            raise ValueError(f"expected a latent of (frames, channels, height, width), got {tuple(latent.shape)}")
+        require_image_vae(vae)
         factor, wanted = vae.spacial_compression_decode(), samples.get(DECODED_BY)
         if wanted not in (None, factor):
             names = {8: "the VAE of Stable Diffusion 1.x", 4: "the x4-upscaler's VAE"}
             raise ValueError(
                 f"this latent has {wanted} pixels to a latent pixel, the VAE {factor}: connect {names[wanted]}"
             )
-        frames = DecodedFrames(vae, latent, frames_at_once)
+        frames = DecodedFrames(vae, latent, frames_at_once, reference, radius)
         count, height, width, _ = frames.shape
         saved = readable_bytes(decoded_bytes(count, height, width))
         tell(cls, f"{count} frames of {width} x {height} pixels, {count / fps:.3g} s (all at once: {saved})")

@@ -7,6 +7,7 @@ level too; ComfyUI then uses the CPU unless there is an accelerator. Nothing is 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,10 +18,14 @@ os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # before torch is import
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from comfyui_lavie.dev import SetupError, find_comfyui  # noqa: E402
-from comfyui_lavie.tools.comfyui_server import ComfyUIServer, load_workflow, set_inputs  # noqa: E402
-from comfyui_lavie.tools.video import decode_video  # noqa: E402
-from comfyui_lavie.tools.workflow import last_saved  # noqa: E402
+from comfyui_lavie.comfyui_api.graphs import (  # noqa: E402
+    last_saved,  # noqa: E402
+    load_workflow,
+    set_inputs,
+)
+from comfyui_lavie.comfyui_api.server import ComfyUIServer  # noqa: E402
+from comfyui_lavie.datasets.video import decode_video  # noqa: E402
+from comfyui_lavie.place import SetupError, find_comfyui, workflow_file  # noqa: E402
 
 
 def pytest_configure(config):
@@ -43,8 +48,8 @@ class Session:
         self.object_info = server.object_info()
 
     def workflow(self, name: str, **inputs) -> dict:
-        """A workflow of workflows/ in API form; `prompt`, `seed` and any other inputs set as `set_inputs` does."""
-        return set_inputs(load_workflow(ROOT / "workflows" / name, self.object_info), **inputs)
+        """A workflow file in API form; `prompt`, `seed` and any other inputs set as `set_inputs` does."""
+        return set_inputs(load_workflow(workflow_file(name), self.object_info), **inputs)
 
     def run(self, workflow: dict, progress=None) -> dict:
         return self.server.run(workflow, progress)
@@ -69,7 +74,10 @@ def fresh_accelerator():
 @pytest.fixture(scope="session")
 def comfyui(tmp_path_factory):
     """A running ComfyUI server with this pack, as a `Session`; booted once per test run."""
-    with ComfyUIServer(find_comfyui(), tmp_path_factory.mktemp("comfyui")) as server:
+    base = tmp_path_factory.mktemp("comfyui")
+    (base / "custom_nodes").mkdir()
+    shutil.copy(ROOT / "tests" / "values_node.py", base / "custom_nodes")
+    with ComfyUIServer(find_comfyui(), base) as server:
         yield Session(server)
 
 

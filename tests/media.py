@@ -48,6 +48,30 @@ def write_video(path: Path, frames: np.ndarray, fps=10, ticks=None, sound: bool 
     return path
 
 
+def write_planes(path: Path, frames, pixels: str, codec: str = "ffv1", options=None, rate=10, **facts) -> Path:
+    """Frames of planes (height, width), as they are; `facts` are set on the stream's codec context (color_trc, ...)."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(rate), options=options or {})
+        stream.height, stream.width, stream.pix_fmt = *frames[0][0].shape[:2], pixels
+        for name, value in facts.items():
+            setattr(stream.codec_context, name, value)
+        for planes in frames:
+            container.mux(stream.encode(planar_frame(planes, pixels)))
+        container.mux(stream.encode())
+    return path
+
+
+def planar_frame(planes, pixels: str) -> av.VideoFrame:
+    """A frame of these planes, each (height, width) or (height, width, interleaved components)."""
+    frame = av.VideoFrame(planes[0].shape[1], planes[0].shape[0], pixels)
+    for plane, values in zip(frame.planes, planes, strict=True):
+        rows = np.zeros((len(values), plane.line_size), np.uint8)
+        content = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
+        rows[:, : content.shape[1]] = content
+        plane.update(rows.tobytes())
+    return frame
+
+
 def write_sound(path: Path) -> Path:
     """A file with a sound track and no picture."""
     with av.open(str(path), "w") as container:

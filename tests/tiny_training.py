@@ -7,10 +7,11 @@ from pathlib import Path
 
 import comfyui_lavie
 import torch
+from comfyui_lavie.datasets.catalogue import Catalogue
 from comfyui_lavie.lavie_models import LaVieUNet, UNetConfig
-from comfyui_lavie.training.config import Recipe
-from comfyui_lavie.training.data import Catalogue
-from comfyui_lavie.training.data.sources import shapes
+from comfyui_lavie.nano.build import RECIPES
+from comfyui_lavie.nano.source import shapes
+from comfyui_lavie.training.recipe import Recipe
 from comfyui_lavie.training.recipe_file import read_recipe
 from diffusers import AutoencoderKL
 from safetensors.torch import save_file
@@ -69,13 +70,19 @@ def settings(**values) -> list[str]:
     return [f"{key.replace('__', '.')}={_toml(value)}" for key, value in values.items()]
 
 
+def recipe_named(name: str) -> str:
+    """What names a shipped recipe to the commands: the small world's by their files, the others by name."""
+    path = RECIPES / f"{name}.toml"
+    return str(path) if path.exists() else name
+
+
 def tiny_recipe(name: str, folder: Path, catalogue: Path, **values) -> Recipe:
     """A shipped recipe made tiny, its run in ``folder``; ``values`` as in `settings`."""
     places = {
         "data.catalogues": [str(catalogue)], "run.out": str(folder), "encoders.text": str(TEXT),
         "encoders.vae": str(VAE), "encoders.cache": "",
     }  # fmt: skip
-    return read_recipe(name, settings(**{**TINY, **places, **values}))
+    return read_recipe(recipe_named(name), settings(**{**TINY, **places, **values}))
 
 
 def _toml(value) -> str:

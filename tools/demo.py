@@ -14,12 +14,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..dev import DEMO_WORKFLOW, SetupError, find_comfyui
-from .comfyui_server import PACK, ComfyUIServer, ServerError
-from .video import contact_sheet, decode_video
-from .workflow import WorkflowError, last_saved, load_workflow, set_inputs
+from ..comfyui_api.graphs import WorkflowError, last_saved, load_workflow, set_inputs
+from ..comfyui_api.server import ComfyUIServer, ServerError
+from ..datasets.video import contact_sheet, decode_video
+from ..dev import DEMO_WORKFLOW
+from ..place import ROOT, SetupError, find_comfyui
 
-RUNS = PACK / "runs"
+RUNS = ROOT / "runs"
 
 
 class ProgressBars:

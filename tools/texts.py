@@ -12,13 +12,17 @@ import argparse
 import json
 import re
 import sys
+from pathlib import Path
 
-from ..dev import find_comfyui
-from .comfyui_server import PACK, ComfyUIServer
+from PIL import Image
 
-DOCS, LOCALES = PACK / "web" / "docs", PACK / "locales"
+from ..comfyui_api.server import ComfyUIServer
+from ..place import ROOT, find_comfyui
+
+DOCS, LOCALES = ROOT / "web" / "docs", ROOT / "locales"
 LANGUAGES = ("en", "zh", "ja")
 NODES = "nodeDefs.json"
+DRAWN = "node"  # of the text inside a picture
 
 
 def pack_nodes(object_info: dict) -> dict:
@@ -30,6 +34,15 @@ def inputs_of(node: dict) -> dict:
     """{input name: its options} without hidden inputs."""
     groups = (node["input"].get(group, {}) for group in ("required", "optional"))
     return {name: (spec[1] if len(spec) > 1 else {}) for group in groups for name, spec in group.items()}
+
+
+def drawn(node: dict) -> str:
+    """What a picture of the node shows, as JSON: its name, its inputs with the numbers and switches they begin with,
+    its outputs. Kept inside the picture, it tells one that is older than the node.
+    """
+    begin = {key: options.get("default") for key, options in inputs_of(node).items()}
+    known = {key: value if isinstance(value, int | float) else None for key, value in begin.items()}
+    return json.dumps([node["display_name"], known, node["output_name"]])
 
 
 def english(nodes: dict) -> dict:
@@ -82,11 +95,21 @@ def missing_help(nodes: dict) -> list[str]:
         pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
         if not pictures or not all((DOCS / picture).exists() for picture in pictures):
             lines.append(f"{page.name}: no picture that is there")
+        if f"{name}.png" in pictures and _drawn_in(DOCS / f"{name}.png") != drawn(nodes[name]):
+            lines.append(f"{name}.png: older than its node; run comfyui_lavie.tools.node_pictures {name}")
         if "\n## Example\n" not in text:
             lines.append(f"{page.name}: no section Example")
         lines += [f"{page.name}: input {key} is not explained" for key in inputs_of(nodes[name]) if key not in text]
     known = {f"{name}.md" for name in nodes}
     return lines + [f"{page.name}: no node of that name" for page in DOCS.glob("*.md") if page.name not in known]
+
+
+def _drawn_in(picture: Path) -> str | None:
+    """`drawn` of the node when its picture was taken."""
+    if not picture.exists():
+        return None
+    with Image.open(picture) as image:
+        return image.info.get(DRAWN)
 
 
 def missing_translations(nodes: dict) -> list[str]:
@@ -112,7 +135,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--write", action="store_true", help=f"write locales/en/{NODES} anew")
     args = parser.parse_args()
-    base = PACK / "runs" / "texts"
+    base = ROOT / "runs" / "texts"
     base.mkdir(parents=True, exist_ok=True)
     with ComfyUIServer(find_comfyui(), base) as server:
         info = server.object_info()

@@ -11,18 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 
-from ..dev import SetupError, find_comfyui
 from ..lavie_models.autoencoder import LATENT_SCALES
-from .config import EncoderSettings
+from ..lavie_models.metadata import STAGE
+from ..lavie_models.pixels import to_model, to_pixels
+from ..lavie_models.weights_file import read_metadata
+from ..place import SetupError, find_comfyui
 from .errors import TrainingError
 from .files import required
-from .text_encoder import load_text_encoder
-from .vae import load_vae, to_model
+from .pack_encoders import load_text_encoder, load_vae
+from .recipe import EncoderSettings
 
 TEXT_FROM = "CLIP ViT-L/14 (clip_l.safetensors, or text_encoder/ of a Stable Diffusion 1.x diffusers folder)"
+NANO_FROM = "the small model's own: it lies in this pack's folder weights, and goes where its others are"
 VAE_FROM = "an SD 1.x VAE (vae-ft-mse-840000-ema-pruned.safetensors, or vae/ of a diffusers folder)"
 TOKENIZER_FROM = "vocab.json and merges.txt of CLIP (tokenizer/ of a diffusers folder)"
 TEXT_PREFIX, VAE_PREFIX = "cond_stage_model.transformer.", "first_stage_model."  # inside an SD 1.x checkpoint
@@ -33,15 +35,17 @@ PART = 8  # frames that go through a VAE at a time
 
 def stage_of(path: Path) -> str | None:
     """``lavie.stage`` in a safetensors file's metadata."""
-    if path.suffix != ".safetensors" or not path.is_file():
-        return None
-    with safe_open(path, "pt") as file:
-        return (file.metadata() or {}).get("lavie.stage")
+    return read_metadata(path).get(STAGE)
+
+
+def _source(path: str, published: str) -> str:
+    """Where a file that is missing comes from."""
+    return NANO_FROM if "nano" in Path(path).name else published
 
 
 def load_text(settings: EncoderSettings):
     """(tokenizer, CLIPTextModel), frozen, float32, on the CPU."""
-    path = required(Path(settings.text), "encoders.text", TEXT_FROM)
+    path = required(Path(settings.text), "encoders.text", _source(settings.text, TEXT_FROM))
     if stage_of(path) == "text_encoder":
         return load_text_encoder(path)
     from transformers import CLIPTextModel, CLIPTokenizer  # slow to import
@@ -126,13 +130,12 @@ class KLCodec:
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """(N, 4, h, w) -> uint8 (N, factor h, factor w, 3) on the CPU."""
         latents = latents.float().to(self.model.device) / self.scale
-        images = torch.cat([self.model.decode(part).sample.cpu() for part in latents.split(PART)])
-        return (images.clamp(-1, 1) * 127.5 + 127.5).round().byte().permute(0, 2, 3, 1)
+        return torch.cat([to_pixels(self.model.decode(part).sample) for part in latents.split(PART)])
 
 
 def load_image_codec(path_text: str):
     """The VAE that ``encoders.vae`` names, float32, on the CPU."""
-    path = required(Path(path_text), "encoders.vae", VAE_FROM)
+    path = required(Path(path_text), "encoders.vae", _source(path_text, VAE_FROM))
     if stage_of(path) == "vae":
         return load_vae(path)
     from diffusers import AutoencoderKL

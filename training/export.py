@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from ..lavie_models import UNetConfig
 from ..lavie_models.checkpoint import export_published
-from .config import Recipe
+from ..lavie_models.dtypes import DTYPES
+from ..lavie_models.metadata import CONFIG, DATA, PREDICTION, SEED, STAGE, START, STEP
+from ..lavie_models.weights_file import write_weights
+from .checkpoints import Checkpoints
 from .errors import TrainingError
 from .lora import FORMATS, export_lora, pairs
+from .recipe import Recipe
 from .recipe_file import recipe_of_run
-from .start import read_run
-from .state import Checkpoints
+from .start import source_of_state
 
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 NAMES = ("comfyui", "published")
 DESCRIPTION = """\
 Write the newest whole checkpoint of a run as safetensors.
@@ -52,9 +52,9 @@ def run(args: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     if args.out.suffix != ".safetensors":
         raise TrainingError(f"--out {args.out}: expected a name that ends in .safetensors")
-    recipe = recipe_of_run(args.run)
-    export = export_adapters if recipe.lora else export_model
-    step = export(args.run, args.out, args.format if recipe.lora else args.names, DTYPES[args.dtype], not args.last)
+    lora = recipe_of_run(args.run).lora
+    export = export_adapters if lora else export_model
+    step = export(args.run, args.out, args.format if lora else args.names, DTYPES[args.dtype], not args.last)
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB, step {step}")
     return 0
 
@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
 def export_model(folder: Path, out: Path, names: str, dtype: torch.dtype, averaged: bool = True) -> int:
     """Write a run's UNet, frozen weights included; returns its step."""
     state, recipe = Checkpoints(folder).load(), recipe_of_run(folder)
-    source = read_run(folder, averaged)
+    source = source_of_state(folder, recipe, state, averaged)
     weights = export_published(source.weights, source.config) if names == "published" else source.weights
-    _write(out, weights, dtype, {"lavie.stage": source.config.stage, **_about(state, recipe)})
+    _write(out, weights, dtype, {STAGE: source.config.stage, **_about(state, recipe)})
     return state["step"]
 
 
@@ -84,18 +84,10 @@ def _about(state: dict, recipe: Recipe) -> dict[str, str]:
     """What a file tells about itself."""
     settings = state["settings"]
     return {
-        "lavie.config": settings["config"], "lavie.prediction": recipe.model.prediction,
-        "lavie.step": str(state["step"]), "lavie.seed": str(recipe.run.seed), "lavie.data": settings["data"],
-        "lavie.start": settings["start"],
+        CONFIG: settings["config"], PREDICTION: recipe.model.prediction, STEP: str(state["step"]),
+        SEED: str(recipe.run.seed), DATA: settings["data"], START: settings["start"],
     }  # fmt: skip
 
 
 def _write(out: Path, weights: dict[str, torch.Tensor], dtype: torch.dtype, metadata: dict[str, str]) -> None:
-    """Whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_suffix(".partial")
-    try:
-        save_file({key: value.to(dtype).contiguous() for key, value in weights.items()}, partial, metadata)
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_weights(out, {key: value.to(dtype) for key, value in weights.items()}, metadata)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from .state import file_checksum
+from .checkpoints import file_checksum
 
 
 def required(path: Path, setting: str, where: str) -> Path:

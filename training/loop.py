@@ -13,24 +13,29 @@ import logging
 import math
 import os
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
-from tqdm import tqdm
 
-from .config import Recipe
-from .data import Catalogue, TrainingData, ordered_map
-from .data.sources import check_files
-from .inputs import Inputs, Share
-from .objective import snr_weights, total_loss
+from ..datasets.catalogue import Catalogue
+from ..datasets.sources import describe_missing, find_missing
+from .batch import Inputs, Prepared
+from .checkpoints import Checkpoints, CheckpointWriteError, OtherRunError, check_settings
+from .data import TrainingData
+from .ending import BadSamples, asked_to_end
+from .fsdp import gather_optimizer_state, gather_whole, scatter_optimizer_state, scatter_whole, shard
+from .metrics import Metrics
+from .monitor import Watch
+from .reading import Share
+from .recipe import Recipe
 from .recipe_file import save_recipe
-from .shards import full, full_optimizer_state, load_full, load_full_optimizer_state, shard
-from .state import Checkpoints
-from .trainee import BLOCKS, Average, Trainee, make_optimizer, trained
-from .watch import Watch
+from .run_record import describe_change, note, save_data_record, was_accepted
+from .step import Batch, add_gradients, snr_weights
+from .trainee import BLOCKS, Average, Trainee, find_trained, make_optimizer
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +43,7 @@ log = logging.getLogger(__name__)
 class Training:
     """A run in memory: networks, average, optimiser, data, and the number of steps they have made."""
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: Recipe, accept_data: bool = False):
         self.recipe, run = recipe, recipe.run
         if run.threads:
             torch.set_num_threads(run.threads)
@@ -47,12 +52,14 @@ class Training:
         if not self.main:
             logging.getLogger().setLevel(logging.WARNING)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
-        catalogue = Catalogue.load_all(recipe.data.catalogues)
+        self.local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        catalogue = Catalogue.load_all(recipe.data.catalogues, recipe.data.repeats)
         learn, heldout = catalogue.split(recipe.validation.heldout)
         self.data = TrainingData(recipe.data, learn)
         self.data.check_world(self.world * run.accumulate)
-        if self.main:
-            check_files(catalogue.items)
+        missing, files = find_missing(catalogue.items) if self.main else ([], 0)
+        if missing:
+            log.warning("%s. Until then other samples take their places", describe_missing(missing, files))
         self.inputs = Inputs(recipe, self.accelerator.device)
         trainee = Trainee(recipe, self.inputs.texts.model, self.accelerator.device)
         self.config, self.prediction = trainee.unet.config, trainee.prediction
@@ -67,42 +74,57 @@ class Training:
         if trainee.text_lora is not None:
             groups.append({"params": list(trainee.text_lora.parameters()), "lr": 0.0, "share": recipe.lora.text_lr})
         apart = {id(parameter) for group in groups for parameter in group["params"]}
-        groups[0]["params"] = [p for p in trained(trainee).values() if id(p) not in apart]
+        groups[0]["params"] = [p for p in find_trained(trainee).values() if id(p) not in apart]
         self.plain = trainee
         self.trainee = trainee if self.sharded else self.accelerator.prepare(trainee)
         self.optimizer = self.accelerator.prepare(make_optimizer(recipe.optimizer, groups))
-        self.parameters = trained(self.plain)
+        self.parameters = find_trained(self.plain)
         self.average = Average(self.parameters, recipe.optimizer.ema) if recipe.optimizer.ema else None
-        self.step = 0
+        self.step, self.is_whole = 0, True  # False while the optimiser is at work
         self.checkpoints = Checkpoints(run.out, run.keep)
-        self._resume()
+        self.catalogue, self.note = catalogue, ""
+        self._resume(accept_data)
         self.watch = Watch(self, TrainingData(recipe.data, heldout) if recipe.validation.heldout else None)
 
     # Checkpoints
 
-    def _resume(self) -> None:
-        state = self.checkpoints.load(self.settings)
+    def _resume(self, accept_data: bool) -> None:
+        """Go on from the newest checkpoint. Raises OtherRunError if it is another run's, or the data has changed."""
+        state = self.checkpoints.load()
         if state is None:
             return
-        load_full(state["model"], self.parameters)
+        then = state["settings"]
+        if then["data"] != self.settings["data"]:
+            folder, data = self.checkpoints.folder, self.settings["data"]
+            change, known = describe_change(folder, self.catalogue), was_accepted(folder, data)
+            if not (accept_data or known):
+                raise OtherRunError(
+                    f"the data is not what {self.checkpoints.folder} learned from ({change}). Bring the old data back, "
+                    "or add --accept-data to go on with the new; the run's record will say so"
+                )
+            self.note, then = "" if known else f"went on with other data: {change}", then | {"data": data}
+        check_settings(self.checkpoints.folder, then, self.settings)
+        scatter_whole(state["model"], self.parameters)
         if self.average:
-            load_full(state["average"], self.average.values)
-        load_full_optimizer_state(self.optimizer, state["optimizer"])
+            scatter_whole(state["average"], self.average.values)
+        scatter_optimizer_state(self.optimizer, state["optimizer"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
         log.info("going on from step %d of %s", self.step, self.checkpoints.folder)
 
-    def save(self) -> None:
-        """Write a checkpoint; all processes call this, the main one writes."""
+    def save(self, together: bool = True) -> None:
+        """Write a checkpoint: all processes call this, the main one writes; ``together`` = False: it alone calls it."""
         scaler = self.accelerator.scaler
         state = {
-            "model": full(self.parameters), "average": full(self.average.values) if self.average else None,
-            "optimizer": full_optimizer_state(self.optimizer), "scaler": scaler and scaler.state_dict(),
+            "model": gather_whole(self.parameters),
+            "average": gather_whole(self.average.values) if self.average else None,
+            "optimizer": gather_optimizer_state(self.optimizer), "scaler": scaler and scaler.state_dict(),
         }  # fmt: skip
         if self.main:
             self.checkpoints.save(self.step, self.settings, **state)
-        self.accelerator.wait_for_everyone()
+        if together:
+            self.accelerator.wait_for_everyone()
 
     def averaged(self):
         """A context in which the networks have their averaged weights, if the recipe keeps an average."""
@@ -117,31 +139,28 @@ class Training:
         falling = min(1.0, (run.steps - self.step) / max(1, run.decay))
         return optimizer.lr * min(rising, falling)
 
-    def train_step(self, share: Share) -> dict[str, float]:
+    def train_step(self, share: Share, batch: Batch | None = None) -> dict[str, float]:
         """Learn from one global batch, of which this process has ``share``; returns what is to be recorded.
+
+        ``batch``: what was made of the share, if that was done ahead.
 
         Raises:
             FloatingPointError: the loss or the gradient is not finite; the state before this step is saved.
         """
-        recipe, parts = self.recipe, self.recipe.run.accumulate
-        batch = self.inputs.batch(share)
-        weights = snr_weights(batch.timesteps, self.plain.alphas, self.prediction, recipe.objective.snr_gamma)
-        size = len(weights) // parts
-        seen = []
-        for part in range(parts):
-            rows = slice(part * size, (part + 1) * size)
-            with self._synchronised(part == parts - 1), self.accelerator.autocast():
-                losses = self.trainee(batch.rows(rows.start, rows.stop))
-                loss = total_loss(losses, weights[rows], recipe.objective.image_weight if recipe.data.video else 1.0)
-            with self._synchronised(part == parts - 1):
-                self.accelerator.backward(loss.mean() / parts)
-            seen.append(torch.cat((losses.detach(), loss.detach()[:, None]), dim=1))
-        table = self.accelerator.gather(torch.cat(seen)).double().cpu()  # (rows of the global batch, 3)
+        recipe, begun = self.recipe, time.perf_counter()
+        objective, batch = recipe.objective, batch or self.inputs.batch(share)
+        weights = snr_weights(batch.timesteps, self.plain.alphas, self.prediction, objective.snr_gamma)
+        image_weight = objective.image_weight if recipe.data.video else 1.0
+        losses = add_gradients(
+            self.trainee, batch, weights, image_weight, recipe.run.accumulate, self.accelerator, self._synchronise
+        )
+        table = self.accelerator.gather(losses).double().cpu()  # (rows of the global batch, 3)
         norm = self.accelerator.clip_grad_norm_(list(self.parameters.values()), recipe.optimizer.clip)
-        norm = full({"norm": norm})["norm"].item()
+        norm = gather_whole({"norm": norm})["norm"].item()
         scaled = self.accelerator.scaler is not None  # fp16: the scaler skips what overflows
         if not table.isfinite().all() or not (scaled or math.isfinite(norm)):
             self._stop(share, batch.timesteps, table[:, 2], norm)
+        learned, self.is_whole = time.perf_counter(), False
         rate = self.learning_rate()
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], torch.Tensor):  # of torchao's 8-bit optimiser
@@ -152,11 +171,14 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
             self.average.update(self.parameters, self.step)
-        self.step += 1
+        self.step, self.is_whole = self.step + 1, True
         video, images, total = table.mean(0).tolist()
-        return {"step": self.step, "loss": total, "video": video, "images": images, "lr": rate, "grad_norm": norm}
+        return {
+            "step": self.step, "loss": total, "video": video, "images": images, "lr": rate, "grad_norm": norm,
+            "network_seconds": learned - begun, "optimiser_seconds": time.perf_counter() - learned,
+        }  # fmt: skip
 
-    def _synchronised(self, last: bool):
+    def _synchronise(self, last: bool):
         """A context for one part of a batch: processes exchange gradients in the last one only."""
         if self.sharded:
             self.trainee.set_requires_gradient_sync(last)
@@ -171,7 +193,7 @@ class Training:
         ]
         rows = gather_object(rows)
         bad = [f"row {i} ({loss:g}) {rows[i]}" for i, loss in enumerate(losses.tolist()) if not math.isfinite(loss)]
-        finite = all(full_value.isfinite().all() for full_value in full(self.parameters).values())
+        finite = all(value.isfinite().all() for value in gather_whole(self.parameters).values())
         if finite:
             self.save()
         kept = f"the state of step {self.step} is saved" if finite else "the last checkpoint is intact"
@@ -181,80 +203,73 @@ class Training:
     # The run
 
     def run(self) -> None:
-        """Train until ``run.steps``."""
-        run = self.recipe.run
-        folder = Path(run.out)
+        """Train until ``run.steps``, or until the process is asked to end; the state is saved before any stop."""
+        run, folder = self.recipe.run, Path(self.recipe.run.out)
         if self.main:
             folder.mkdir(parents=True, exist_ok=True)
             save_recipe(self.recipe, folder)
-        metrics = Metrics(folder, self.step) if self.main else None
-        steps = range(self.step, run.steps)
-        shares = ordered_map(
-            lambda step: self.inputs.read(self.data, run.seed, step, self.rank, self.world),
-            steps, run.workers, 2 * run.workers,
-        )  # fmt: skip
-        progress = tqdm(steps, initial=self.step, total=run.steps, unit="step", mininterval=2, disable=not self.main)
-        used = time.process_time()
-        with progress:
-            for share in shares:
-                begun = time.perf_counter()
-                row = self.train_step(share)
-                used, before = time.process_time(), used
-                row |= {"seconds": round(time.perf_counter() - begun, 4), "cpu_seconds": round(used - before, 4)}
-                if metrics:
-                    metrics.add(row, run.log_every)
-                progress.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
-                progress.update()
-                done = self.step == run.steps
-                if done or self.step % run.save_every == 0:
-                    self.save()
-                self.watch(metrics, done)
+            save_data_record(folder, self.catalogue)
+            if self.note:
+                note(folder, self.step, self.note, self.settings["data"])
+        metrics = Metrics(folder, self.step, run.steps, run.wandb) if self.main else None
+        bad = BadSamples(self.recipe.data.max_bad)
+        batches = self.inputs.batches(self.data, range(self.step, run.steps), self.rank, self.world, self.local)
+        try:
+            with closing(batches), asked_to_end() as asked:
+                while self.step < run.steps and not any(self._sum(asked())):
+                    self._advance(batches, bad, metrics)
+        except BaseException as error:
+            self._save_at_last(error)
+            raise
+        finally:
+            if metrics:
+                metrics.close()
+        if self.step < run.steps:
+            self._save_at_last(None)
+            raise KeyboardInterrupt
+
+    def _advance(self, batches: Iterator[Prepared], bad: BadSamples, metrics: Metrics | None) -> None:
+        """One step and what is due after it."""
+        run, begun, used = self.recipe.run, time.perf_counter(), time.process_time()
+        prepared = next(batches)
+        waited = time.perf_counter() - begun
+        share = prepared.share
+        bad.name(self.step, share.bad)
+        missed, drawn = self._sum(len(share.bad), len(share.draws))
+        row = self.train_step(share, prepared.batch) | {"bad": int(missed)}
+        seconds = time.perf_counter() - begun
+        row |= {
+            "seconds": seconds, "waiting_seconds": waited, "reading_seconds": share.seconds,
+            "encoding_seconds": prepared.seconds, "cpu_seconds": time.process_time() - used,
+        }  # fmt: skip
         if metrics:
-            metrics.close()
+            metrics.add(row, len(prepared.batch.timesteps) * self.world, run.log_every)
+        done = self.step == run.steps
+        if done or self.step % run.save_every == 0:
+            self.save()
+        self.watch(metrics, done)
+        bad.check(missed, drawn)
 
+    def _sum(self, *numbers: float) -> list[float]:
+        """Sums over all processes: what they decide by these, they decide alike."""
+        if self.world == 1:
+            return list(numbers)
+        sums = torch.tensor([float(number) for number in numbers], device=self.accelerator.device)
+        return self.accelerator.reduce(sums, "sum").tolist()
 
-class Metrics:
-    """`metrics.jsonl` and TensorBoard's events of a run's folder, without what lies after the step it resumes from."""
+    def _save_at_last(self, error: BaseException | None) -> None:
+        """Save the state of the last whole step, unless that has been done or cannot be.
 
-    def __init__(self, folder: Path, step: int):
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
-
-        path = folder / "metrics.jsonl"
-        kept = []
-        if path.exists():
-            for line in path.read_text().splitlines():
-                try:
-                    row = json.loads(line)
-                except ValueError:  # half a line of a run that was killed
-                    continue
-                if row["step"] <= step:
-                    kept.append(line)
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(f"{line}\n" for line in kept))
-        os.replace(partial, path)
-        self._file = path.open("a", buffering=1)
-        self.board = SummaryWriter(str(folder), purge_step=step + 1)
-        self._since: list[dict] = []
-
-    def add(self, row: dict, every: int) -> None:
-        """Record one step; TensorBoard gets means over ``every`` steps."""
-        self._file.write(json.dumps(row) + "\n")
-        self._since.append(row)
-        if row["step"] % every == 0:
-            for name in row.keys() - {"step"}:
-                mean = sum(one[name] for one in self._since) / len(self._since)
-                self.board.add_scalar(f"train/{name}", mean, row["step"])
-            self._since.clear()
-
-    def record(self, name: str, values: dict[str, float], step: int) -> None:
-        """Record a measurement that is not made at every step."""
-        self._file.write(json.dumps({"step": step, name: values}) + "\n")
-        for key, value in values.items():
-            self.board.add_scalar(f"{name}/{key}", value, step)
-
-    def close(self) -> None:
-        self._file.close()
-        self.board.close()
+        Where a process fails, others may wait for it in vain: then only a state that one process has whole is saved.
+        """
+        alone = self.world == 1 or (self.main and not self.sharded)
+        tried = isinstance(error, (FloatingPointError, CheckpointWriteError))
+        saved = self.step in (0, self.checkpoints.newest())
+        if tried or saved or (error is not None and not alone) or not self.is_whole:
+            return
+        self.save(together=error is None)
+        if self.main:
+            log.info("the state of step %d is saved; the same command goes on from there", self.step)
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:

@@ -8,6 +8,8 @@ stay what they were. Temporal layers are never adapted (paper section 5.3: perso
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import nn
@@ -55,12 +57,24 @@ class LoRA(nn.Module):
 
     def __init__(self, model: nn.Module, names: list[str], rank: int, alpha: float):
         super().__init__()
-        self.layers = nn.ModuleDict()
+        self.layers, self._on = nn.ModuleDict(), True
         for name in names:
             layer = model.get_submodule(name)
             adapter = LoRALayer(layer, rank, alpha)
             self.layers[name.replace(".", "/")] = adapter  # dots are not allowed in a ModuleDict
-            layer.register_forward_hook(lambda _layer, inputs, out, adapter=adapter: out + adapter(inputs[0]))
+            layer.register_forward_hook(partial(self._add, adapter))
+
+    def _add(self, adapter: LoRALayer, _layer: nn.Module, inputs: tuple, out: torch.Tensor) -> torch.Tensor:
+        return out + adapter(inputs[0]) if self._on else out
+
+    @contextmanager
+    def disabled(self):
+        """The model as it was without adapters, for as long as the context lasts."""
+        self._on = False
+        try:
+            yield
+        finally:
+            self._on = True
 
 
 def unet_layers(unet: LaVieUNet, targets: tuple[str, ...]) -> list[str]:

@@ -9,8 +9,9 @@ import typing
 from pathlib import Path
 from typing import Literal
 
-from .config import Recipe
 from .errors import TrainingError
+from .recipe import Recipe
+from .recipe_checks import find_problems
 
 try:
     import tomllib
@@ -19,6 +20,10 @@ except ModuleNotFoundError:  # Python 3.10
 
 RECIPES = Path(__file__).with_name("recipes")
 RUN_RECIPE = "recipe.json"
+PATHS = (
+    ("model", "start"), ("encoders", "text"), ("encoders", "vae"), ("encoders", "tokenizer"), ("encoders", "cache"),
+    ("data", "catalogues"), ("run", "out"),
+)  # fmt: skip
 
 
 class RecipeError(TrainingError):
@@ -44,15 +49,21 @@ def read_recipe(name: str | Path, changes: list[str] | tuple[str, ...] = ()) -> 
     problems = [text for change in changes if (text := _apply(change, table))]
     recipe = _read(Recipe, table, "", problems)
     if not problems:
-        problems = recipe.problems()
+        problems = find_problems(recipe)
     if problems:
         raise RecipeError("\n  ".join([f"{path} cannot be used:", *problems]))
     return recipe
 
 
 def save_recipe(recipe: Recipe, folder: Path) -> None:
-    """Write the run's recipe, every default filled in, into its folder."""
+    """Write the run's recipe, every default filled in and every path absolute, into its folder."""
     values = _without_none(dataclasses.asdict(recipe))
+    for section, key in PATHS:
+        value = values[section].get(key)
+        if isinstance(value, list):
+            values[section][key] = [str(Path(path).absolute()) for path in value]
+        elif value and value != "random":
+            values[section][key] = str(Path(value).absolute())
     (folder / RUN_RECIPE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 

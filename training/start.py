@@ -17,15 +17,15 @@ from pathlib import Path
 import torch
 
 from ..lavie_models import LaVieUNet, UNetConfig
-from ..lavie_models.checkpoint import load_checkpoint
-from ..lavie_models.identify import POSITION_BIAS, STAGES, detect_config, identify, unet_prefix
+from ..lavie_models.identify import POSITION_BIAS, STAGES, unet_prefix
 from ..lavie_models.key_names import FREQUENCIES, module_names, rename
 from ..lavie_models.unet import is_temporal
-from .config import Recipe
+from ..lavie_models.weights_file import open_weights
+from .checkpoints import Checkpoints
 from .errors import TrainingError
 from .files import file_digest, required
+from .recipe import Recipe
 from .recipe_file import recipe_of_run
-from .state import Checkpoints
 
 STEM = "input_blocks.0.0.weight"
 IMAGE_MODELS = ("sd_checkpoint", "sd_unet")
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Source:
+class StartWeights:
     """Weights to start from: our names, the layout they have, and what identifies them."""
 
     weights: dict[str, torch.Tensor]
@@ -61,30 +61,27 @@ def starting_unet(recipe: Recipe, attention=None) -> tuple[LaVieUNet, str]:
     return unet, source.digest
 
 
-def read_source(recipe: Recipe) -> Source:
+def read_source(recipe: Recipe) -> StartWeights:
     """Read ``model.start``: a run's folder, a diffusers folder or a file."""
     path = Path(recipe.model.start)
     required(path, "model.start", WHERE[recipe.model.stage])
     if path.is_dir() and Checkpoints(path).files():
-        return read_run(path)
+        return source_of_state(path, recipe_of_run(path), Checkpoints(path).load())
     if path.is_dir():
         found = next((path / name for name in UNET_FILES if (path / name).is_file()), None)
         if found is None:
             raise TrainingError(f"model.start: {path} is neither a run of ours nor a diffusers folder of a UNet")
         path = found
-    state_dict, metadata = load_checkpoint(path)
-    kind = identify(state_dict, metadata)
-    if kind not in (*STAGES, *IMAGE_MODELS):
+    file = open_weights(path)
+    if file.kind not in (*STAGES, *IMAGE_MODELS):
         wanted = WHERE[recipe.model.stage]
-        raise TrainingError(f"model.start: {path} is no UNet (it looks like: {kind}); wanted: {wanted}")
-    config = detect_config(state_dict, metadata)[0] if kind in STAGES else recipe.unet_config()
-    return Source(_our_names(state_dict, config), config, kind, file_digest(path), str(path))
+        raise TrainingError(f"model.start: {path} is no UNet (it looks like: {file.kind}); wanted: {wanted}")
+    config = file.unet.config if file.kind in STAGES else recipe.unet_config()
+    return StartWeights(_our_names(file.weights, config), config, file.kind, file_digest(path), str(path))
 
 
-def read_run(folder: Path, averaged: bool = True) -> Source:
+def source_of_state(folder: Path, recipe: Recipe, state: dict, averaged: bool = True) -> StartWeights:
     """The (averaged) weights of a run, joined with those it kept frozen. Raises TrainingError for a LoRA's run."""
-    state = Checkpoints(folder).load()
-    recipe = recipe_of_run(folder)
     if recipe.lora:
         raise TrainingError(f"model.start: {folder} trained a LoRA, which is no model to start from")
     config = UNetConfig.from_dict(json.loads(state["settings"]["config"]))
@@ -93,7 +90,7 @@ def read_run(folder: Path, averaged: bool = True) -> Source:
     if len(trained) < len(LaVieUNet(config, device="meta").state_dict()):
         trained = starting_unet(recipe)[0].state_dict() | trained
     digest = hashlib.sha256(Checkpoints(folder).files()[-1].name.encode()).hexdigest()[:16]
-    return Source(trained, config, config.stage, digest, str(folder))
+    return StartWeights(trained, config, config.stage, digest, str(folder))
 
 
 def _our_names(state_dict: dict[str, torch.Tensor], config: UNetConfig) -> dict[str, torch.Tensor]:
@@ -105,7 +102,7 @@ def _our_names(state_dict: dict[str, torch.Tensor], config: UNetConfig) -> dict[
     return {key: value for key, value in weights.items() if not key.endswith(FREQUENCIES)}
 
 
-def _target_config(recipe: Recipe, source: Source) -> UNetConfig:
+def _target_config(recipe: Recipe, source: StartWeights) -> UNetConfig:
     """The source's sizes for the recipe's stage; the sizes that the recipe names must be among them.
 
     Positions are no size: the recipe may give or take them.
@@ -121,7 +118,7 @@ def _target_config(recipe: Recipe, source: Source) -> UNetConfig:
     return config
 
 
-def _fit(source: Source, unet: LaVieUNet) -> dict[str, torch.Tensor]:
+def _fit(source: StartWeights, unet: LaVieUNet) -> dict[str, torch.Tensor]:
     """All weights of ``unet``: the source's where it has them, and fresh ones where it may lack them."""
     fresh = unet.state_dict()
     weights = {key: value.float() for key, value in source.weights.items()}

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
-from .config import Recipe
+from ..datasets.locks import locked_folder
+from .recipe import Recipe
 from .recipe_file import read_recipe
 
 DESCRIPTION = """\
@@ -13,12 +17,6 @@ Train by a recipe. A recipe is a TOML file; those that come with the pack are na
   base, interpolation, super_resolution     the three networks of the cascade, from published weights
   first_frame                               a base network that continues a given frame, for long videos
   lora                                      adapters on spatial layers (see the command lora)
-  nano_images, nano_joint, nano_refine, nano_shapes
-                                            the small base model that comes with the pack, in this order
-  nano_interpolation_motion, nano_interpolation
-                                            the small interpolation model, in this order
-  nano_super_resolution, nano_first_frame   the other small networks; nano_lora: adapters for the small base
-  claims_images, claims                     what the command claims trains
 
 Copy one and change it, or change single settings with --set. Everything that is wrong with a recipe is said at once,
 before anything is loaded. The run's folder (run.out) gets checkpoints, metrics.jsonl, TensorBoard's events and samples.
@@ -31,7 +29,7 @@ whole batch, so the number of processes changes speed, not the result.
 """
 EPILOG = """\
 examples:
-  train nano_joint
+  train base
   train my_recipe.toml --set run.steps=20000 --set optimizer.lr=5e-5
   train base --check
 """
@@ -42,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = DESCRIPTION, EPILOG
     parser.add_argument("recipe", help="a .toml file, or the name of a shipped recipe")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one setting")
+    parser.add_argument(
+        "--accept-data", action="store_true", help="go on with data that has changed; the run's record notes what"
+    )
     parser.add_argument("--check", action="store_true", help="read the recipe, say what is wrong, and stop")
 
 
@@ -51,14 +52,23 @@ def run(args: argparse.Namespace) -> int:
     if args.check:
         print(f"{args.recipe} is sound")
         return 0
-    train(recipe)
+    train(recipe, args.accept_data)
     return 0
 
 
-def train(recipe: Recipe) -> None:
-    """Run or resume a recipe, and leave the process group properly."""
+def train(recipe: Recipe, accept_data: bool = False) -> None:
+    """Run or resume a recipe, alone in its folder, and leave the process group properly."""
     from .loop import Training  # slow to import
 
-    training = Training(recipe)
-    training.run()
-    training.accelerator.end_training()
+    with _lock_run(recipe):
+        training = Training(recipe, accept_data)
+        training.run()
+        training.accelerator.end_training()
+
+
+def _lock_run(recipe: Recipe) -> AbstractContextManager:
+    """The run's folder, locked by the first of its processes. Raises DataError naming another run that is there."""
+    if int(os.environ.get("RANK", 0)):
+        return nullcontext()
+    Path(recipe.run.out).mkdir(parents=True, exist_ok=True)
+    return locked_folder(recipe.run.out, "training")

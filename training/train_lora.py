@@ -6,11 +6,11 @@ import argparse
 import json
 from pathlib import Path
 
-from .config import Recipe
-from .data.prepare import Limits, prepare, summary
+from ..datasets.prepare import Limits, prepare, summary
 from .errors import TrainingError
 from .export import DTYPES, export_adapters
 from .lora import FORMATS
+from .recipe import Recipe
 from .recipe_file import read_recipe
 from .train import train
 
@@ -27,7 +27,7 @@ ComfyUI/models/loras and load it with ComfyUI's own Load LoRA. A stopped run goe
 EPILOG = """\
 examples:
   lora photos/cats --caption "a photo of a sks cat" --out runs/cats
-  lora photos/orange --recipe nano_lora --out runs/orange --set run.steps=300
+  lora photos/orange --recipe my_lora.toml --out runs/orange --set run.steps=300
 """
 
 
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     catalogue = args.out / "catalogue"
-    found = prepare(args.images, catalogue, [], Limits(), args.caption, progress=False)
+    found = prepare(args.images, catalogue, Limits(), args.caption, progress=False)
     print(summary(found, catalogue))
     recipe = lora_recipe(args.recipe, catalogue, args.out, args.set)
     train(recipe)

@@ -14,17 +14,19 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..lavie_models import LaVieUNet
+from ..lavie_models.dtypes import DTYPES
 from ..lavie_models.resnet import ResBlock, TemporalModule
-from ..lavie_models.schedule import alphas_cumprod
+from ..lavie_models.schedule import alphas_cumprod, rescale_to_zero_terminal_snr
 from ..lavie_models.transformer import SpatialTransformer
 from ..lavie_models.unet import is_temporal
-from .config import OptimizerSettings, Recipe
+from .distill import distillation_losses
 from .lora import LoRA, text_layers, unet_layers
-from .objective import Batch, row_losses
+from .recipe import OptimizerSettings, Recipe
 from .start import starting_unet
+from .step import Batch, row_losses
 
 BLOCKS = (ResBlock, SpatialTransformer, TemporalModule)  # what gradient checkpointing computes again, one at a time
-PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {"no": torch.float32, **{name: DTYPES[name] for name in ("bf16", "fp16")}}
 
 
 def eager_attention(q, k, v, heads: int, mask=None, transformer_options=None):
@@ -47,6 +49,7 @@ class Trainee(nn.Module):
         super().__init__()
         device = torch.device(device)
         self.prediction, lora = recipe.model.prediction, recipe.lora
+        self.distillation = recipe.distillation
         unet, self.source = starting_unet(recipe, eager_attention if device.type == "cpu" else None)
         whole = recipe.run.parallel == "ddp"  # shards are made of contiguous float32 tensors
         self.unet = unet.channels_last() if whole else unet
@@ -62,7 +65,10 @@ class Trainee(nn.Module):
             keep_norms_from_crashing(self.unet)
         if recipe.run.gradient_checkpointing:
             checkpoint_blocks(self.unet)
-        self.register_buffer("alphas", alphas_cumprod(), persistent=False)
+        alphas = alphas_cumprod()
+        if recipe.objective.zero_terminal_snr:
+            alphas = rescale_to_zero_terminal_snr(alphas)
+        self.register_buffer("alphas", alphas, persistent=False)
         if whole:
             for parameter in self.unet.parameters():
                 if not parameter.requires_grad and parameter.ndim > 1:
@@ -70,7 +76,11 @@ class Trainee(nn.Module):
         self.to(device)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """(B, 2): mean squared error of each row's clip and of its images."""
+        """(B, 2): mean squared error of each row's clip and of its images; in distillation, their distances."""
+        if self.distillation:
+            return distillation_losses(
+                self.unet, self.unet_lora, batch, batch.text, self.alphas, self.prediction, self.distillation
+            )
         return row_losses(self.unet, batch, self.context(batch.text), self.alphas, self.prediction)
 
     def context(self, text: torch.Tensor) -> torch.Tensor:
@@ -109,7 +119,7 @@ def keep_norms_from_crashing(unet: LaVieUNet) -> None:
             module.forward = partial(forward, module)
 
 
-def trained(module: nn.Module) -> dict[str, nn.Parameter]:
+def find_trained(module: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters that learn, by the names they have in checkpoints (a wrapper's prefix removed)."""
     return {
         name.removeprefix("module."): parameter
@@ -121,7 +131,7 @@ def trained(module: nn.Module) -> dict[str, nn.Parameter]:
 class Average:
     """Exponential moving average of parameters, on their device; it begins as a copy.
 
-    The rate rises to ``decay`` as (1 + n) / (10 + n) over n updates, lest short runs are mostly their beginning.
+    The rate rises to ``decay`` as (1 + n) / (10 + n) over n updates, so that a short run's average is not its start.
     """
 
     def __init__(self, parameters: dict[str, nn.Parameter], decay: float):

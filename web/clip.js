@@ -1,49 +1,37 @@
-// What the graph tells about the clip at a node: its frames and size upstream, its rate downstream.
+// What the graph tells about the clip at a node: its frames and size upstream; its rate, and the windows in which it is
+// sampled, downstream.
 
-export const TRAINED_RATES = { base: 8, interpolation: 24, super_resolution: 8 }; // frames per second
+import { behind, source, widgetValue } from "./graph.js";
+
 const RATE_WIDGETS = ["fps", "frame_rate"];
-// Nodes that pass a clip on with its count and size: the inputs in which it comes.
-const PASSES_ON = {
+// Nodes that make a model sample in windows: the widgets that say how long they are, and how much they share.
+const WINDOW_WIDGETS = {
+    LaVieContextWindows: ["length", "overlap"],
+    ContextWindowsManual: ["context_length", "context_overlap"],
+};
+// Samplers, and all nodes that pass a clip on with its count and size: the inputs in which it comes.
+const SAMPLES = {
     KSampler: "latent_image",
     KSamplerAdvanced: "latent_image",
     SamplerCustom: "latent_image",
     SamplerCustomAdvanced: "latent_image",
+};
+const PASSES_ON = {
+    ...SAMPLES,
     VAEDecode: "samples",
     VAEDecodeTiled: "samples",
     VAEEncode: "pixels",
     VAEEncodeTiled: "pixels",
 };
 
-export const widgetValue = (node, name) => node.widgets?.find((widget) => widget.name === name)?.value;
-
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
-
-/** The node with an execution id such as "7", or "12:3" for node 3 inside subgraph node 12; undefined for none. */
-export function findNode(rootGraph, executionId) {
-    let graph = rootGraph;
-    let node;
-    for (const part of String(executionId).split(":")) {
-        node = graph?.getNodeById(Number(part));
-        graph = node?.subgraph;
-    }
-    return node;
-}
-
-/** The node that is connected to an input of `node`, or undefined. */
-function source(node, input) {
-    const link = node.graph?.getLink(node.inputs?.find((slot) => slot.name === input)?.link);
-    return link && node.graph.getNodeById(link.origin_id);
-}
 
 /** {frames, width, height} in pixels of the clip that `node` gives, or undefined where the graph does not tell. */
 export function clipOf(node) {
     if (!node) return undefined;
     if (node.comfyClass === "EmptyLaVieLatent") {
         const clip = {};
-        for (const name of ["frames", "width", "height"]) {
-            if (node.inputs?.some((slot) => slot.name === name && slot.link != null)) return undefined;
-            clip[name] = widgetValue(node, name);
-        }
+        for (const name of ["frames", "width", "height"]) clip[name] = widgetValue(node, name);
         return Object.values(clip).every(isNumber) ? clip : undefined;
     }
     if (node.comfyClass === "LaVieInterpolationConditioning") return interpolated(conditioned(node));
@@ -60,21 +48,38 @@ export const enlarged = (clip) => clip && { ...clip, width: 4 * clip.width, heig
 
 /** Frames per second that a video node behind `node` states for the clip at `node`, or undefined. */
 export function rateBehind(node) {
-    const seen = new Set();
-    const waiting = node ? [node] : [];
-    while (waiting.length) {
-        const next = waiting.shift();
-        if (!next || seen.has(next.id)) continue;
-        seen.add(next.id);
-        if (next !== node && next.comfyClass === "LaVieInterpolationConditioning") continue; // another rate from here
+    const ends = (next) => next !== node && next.comfyClass === "LaVieInterpolationConditioning"; // another rate then
+    for (const next of behind(node, ends)) {
+        if (ends(next)) continue;
         const rate = RATE_WIDGETS.map((name) => widgetValue(next, name)).find(isNumber);
         if (rate > 0) return rate;
-        for (const output of next.outputs ?? []) {
-            for (const id of output.links ?? []) {
-                const link = next.graph?.getLink(id);
-                if (link) waiting.push(next.graph.getNodeById(link.target_id));
-            }
-        }
     }
     return undefined;
+}
+
+/** The sampler that takes the clip at `node`, or undefined. */
+export function samplerBehind(node) {
+    const samples = (next) => next !== node && next.comfyClass in SAMPLES;
+    for (const next of behind(node, samples)) if (samples(next)) return next;
+    return undefined;
+}
+
+/** {length, count} of the windows in which `sampler` sees so many frames. `trained`: {window, overlap}. */
+export function windowsOf(sampler, frames, trained) {
+    let before = sampler;
+    while (before && !WINDOW_WIDGETS[before.comfyClass]) before = source(before, "model") ?? source(before, "guider");
+    if (!before) return { length: frames, count: 1 };
+    const [length, overlap] = WINDOW_WIDGETS[before.comfyClass].map((name) => widgetValue(before, name));
+    const size = length || trained.window;
+    if (!isNumber(length) || frames <= size) return { length: frames, count: 1 };
+    const step = Math.max(1, size - (overlap || trained.overlap));
+    const loop = Boolean(widgetValue(before, "loop") ?? widgetValue(before, "closed_loop"));
+    return { length: size, count: loop ? Math.ceil(frames / step) : Math.ceil((frames - size) / step) + 1 };
+}
+
+/** Steps that a sampler takes, as its widgets or those of its scheduler say; undefined where they do not. */
+export function stepsOf(sampler) {
+    const scheduler = source(sampler, "sigmas");
+    const steps = widgetValue(sampler, "steps") ?? (scheduler && widgetValue(scheduler, "steps"));
+    return isNumber(steps) ? steps : undefined;
 }

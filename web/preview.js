@@ -5,9 +5,12 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { findNode, rateBehind, TRAINED_RATES } from "./clip.js";
+import { rateBehind } from "./clip.js";
+import { findNode } from "./graph.js";
+import { STAGES } from "./stages.js";
 
 const MESSAGE = "lavie_preview";
+const KEY_MESSAGE = "lavie_preview_key";
 const CHANNEL = "b_preview_with_metadata";
 const ENDINGS = ["execution_start", "execution_success", "execution_error", "execution_interrupted"];
 
@@ -33,7 +36,7 @@ class Player {
     /** Frames of the message per second. */
     rate() {
         const { node, stage, stride } = this.message;
-        const clip = rateBehind(findNode(app.rootGraph ?? app.graph, node)) ?? TRAINED_RATES[stage];
+        const clip = rateBehind(findNode(app.rootGraph ?? app.graph, node)) ?? STAGES[stage].rate;
         return (this.settings.rate() || clip) / stride;
     }
 
@@ -62,10 +65,12 @@ class Player {
     }
 }
 
+let key = null; // that the server sent to this browser alone; without it, it sends one
+
 /** Tell the server whether this browser wants previews, and how large; 0 for none. */
 async function register(size) {
     if (!api.clientId) return;
-    const body = JSON.stringify({ client_id: api.clientId, size });
+    const body = JSON.stringify({ client_id: api.clientId, size, key });
     const answer = await api.fetchApi("/lavie/preview", { method: "POST", body });
     if (!answer.ok) console.warn(`LaVie previews: ${await answer.text()}`);
 }
@@ -99,6 +104,10 @@ export function playPreviews(settings) {
 
     let registered;
     const changed = () => register(wish());
+    api.addEventListener(KEY_MESSAGE, ({ detail }) => {
+        key = detail.key;
+        changed();
+    });
     api.addEventListener("status", () => {
         if (api.clientId && api.clientId !== registered) {
             registered = api.clientId;

@@ -10,6 +10,7 @@ NOISE_LEVEL, one entry per frame, so that context windows take the part that bel
 from __future__ import annotations
 
 import functools
+import weakref
 
 import comfy.conds
 import comfy.latent_formats
@@ -22,23 +23,32 @@ import comfy.supported_models
 import comfy.utils
 import torch
 
-from ..checkpoint import convert_state_dict, detect_config
+from ..checkpoint import unet_weights
 from ..config import UNetConfig
-from ..unet import LaVieUNet
-from . import preview
-from .files import read_model_file
-from .frames import follow_windows
+from ..published import PUBLISHED
+from ..unet import COMPUTE_AGAIN, LaVieUNet
+from ..weights_file import inspect_weights
+from . import preview, preview_server
+from .files import building, open_model_file
+from .frame_texts import plain
 from .sampling import SAMPLINGS
+from .windows import follow_windows
 
 SOURCE_LATENTS = "concat_latent_image"  # (F, 4, h, w) as a VAE gives them; the name that core's nodes use
 LOW_RESOLUTION = "lavie_low_resolution"  # (F, 3, h, w), noised
 NOISE_LEVEL = "lavie_noise_level"  # a whole number
 
 CONDITIONING_NODES = {"base": "LaVie First Frame Conditioning", "interpolation": "LaVie Interpolation Conditioning"}
-# Peak activations of one window at published size are 0.46, 0.49 and 0.37 in this unit, in any dtype (`bench.memory`);
-# a third more is for what GPU libraries take for themselves.
-MEMORY_USAGE_FACTORS = {"base": 0.62, "interpolation": 0.65, "super_resolution": 0.5}
+MEMORY_UNIT = 0.01 * 1024**2  # numbers per frame and latent pixel in one of `memory_usage_factor`, with fused attention
+FOR_GPU_LIBRARIES = 4 / 3  # of the activations: what these libraries take for themselves beside them
 MODEL_TYPES = {"epsilon": comfy.model_base.ModelType.EPS, "v": comfy.model_base.ModelType.V_PREDICTION}
+
+
+class TextOfClip(comfy.conds.CONDCrossAttn):
+    """Text that all frames share stays one entry, however many frames there are; text per frame is cut as it was."""
+
+    def process_cond(self, batch_size, **kwargs):
+        return self._copy_with(self.cond) if self.cond.shape[0] == 1 else super().process_cond(batch_size, **kwargs)
 
 
 def _optimized_attention(q, k, v, heads, mask=None, transformer_options=None):
@@ -81,6 +91,7 @@ class LaVieModel(comfy.model_base.BaseModel):
         build = functools.partial(_build_unet, model_config.lavie_config)
         super().__init__(model_config, model_type, device=device, unet_model=build)
         self.model_sampling = SAMPLINGS[model_config.prediction](model_config)
+        self._placed = weakref.WeakValueDictionary()  # as long as a sampling's conditions hold them
 
     def concat_cond(self, **kwargs):
         """What goes into the channels beyond the noisy latent's, per frame; None for the plain base network."""
@@ -111,32 +122,40 @@ class LaVieModel(comfy.model_base.BaseModel):
                 f"pixels, the latent has {noise.shape[0]} of {noise.shape[3]} x {noise.shape[2]}; use the latent that "
                 f"{node} gives"
             )
-        return (frames if upscaling else self.process_latent_in(frames)).to(kwargs["device"])
+        if upscaling:
+            return self._on_device(frames, kwargs["device"])
+        return self.process_latent_in(frames).to(kwargs["device"])
+
+    def _on_device(self, frames: torch.Tensor, device) -> torch.Tensor:
+        """Once for all conditions that hold the same frames: prompts of many tiles do."""
+        key = (id(frames), device)
+        placed = self._placed.get(key)
+        if placed is None:
+            placed = self._placed[key] = frames.to(device)
+        return placed
 
     def extra_conds(self, **kwargs):
-        texts, frames = kwargs.get("cross_attn"), kwargs["noise"].shape[0]
-        if texts is not None and texts.shape[0] not in (1, frames):
-            raise ValueError(
-                f"the prompts are for {texts.shape[0]} frames, the latent has {frames}; give LaVie Frame Prompts that "
-                "number"
-            )
+        texts = kwargs.get("cross_attn")
+        if texts is not None:
+            kwargs["cross_attn"] = texts = plain(texts)
         conds = super().extra_conds(**kwargs)
+        if texts is not None:
+            conds["c_crossattn"] = TextOfClip(texts)
+            conds.setdefault("crossattn_controlnet", comfy.conds.CONDCrossAttn(texts))  # theirs is once per frame
         if NOISE_LEVEL in kwargs:
             conds["y"] = comfy.conds.CONDRegular(torch.tensor([kwargs[NOISE_LEVEL]], device=kwargs["device"]))
         return conds
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
-        options = {} if transformer_options is None else transformer_options
-        if c_crossattn is not None:
-            c_crossattn = _text_per_clip(c_crossattn, len(options.get("cond_or_uncond", (0,))))
+        kwargs.pop("crossattn_controlnet", None)
+        options = {**(transformer_options or {}), COMPUTE_AGAIN: self._is_short_of_memory(x)}
         return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
-
-def _text_per_clip(text: torch.Tensor, conditions: int) -> torch.Tensor:
-    """ComfyUI repeats the text for every frame; give one copy per clip where all its frames share it."""
-    per_clip = text.unflatten(0, (conditions, -1))
-    shared = per_clip[:, :1]
-    return shared[:, 0] if torch.equal(shared.expand_as(per_clip), per_clip) else text
+    def _is_short_of_memory(self, x: torch.Tensor) -> bool:
+        """Whether the device has no room for all that the network would rather keep than compute again."""
+        held = PUBLISHED[self.model_config.lavie_config.stage].held_values_at_leisure
+        needed = FOR_GPU_LIBRARIES * held * x[:, 0].numel() * self.get_dtype_inference().itemsize
+        return needed > comfy.model_management.get_free_memory(x.device)
 
 
 class UpscalerLatents(comfy.latent_formats.SD_X4):
@@ -154,7 +173,7 @@ class LaVieModelConfig(comfy.supported_models.SD15):
     def __init__(self, config: UNetConfig, prediction: str):
         self.lavie_config = config
         self.prediction = prediction
-        self.memory_usage_factor = MEMORY_USAGE_FACTORS[config.stage]
+        self.memory_usage_factor = FOR_GPU_LIBRARIES * PUBLISHED[config.stage].held_values / MEMORY_UNIT
         self.unet_extra_config = {"num_heads": config.num_heads, "num_head_channels": -1}
         if config.stage == "super_resolution":
             self.latent_format = UpscalerLatents
@@ -200,12 +219,12 @@ def load_model(path: str, stage: str, model_options: dict | None = None, disable
         CheckpointError: for any other file, naming what it is and which loader wants it.
     """
     options = model_options or {}
-    state_dict, metadata = read_model_file(path, stage)
-    config, prediction = detect_config(state_dict, metadata)
-    state_dict = convert_state_dict(state_dict, config)
-
-    model_config = LaVieModelConfig(config, prediction)
-    preview.set_colors(model_config.latent_format, metadata)
+    file = open_model_file(path, stage)
+    with building(path, "a UNet"):
+        state_dict = unet_weights(file)
+        inspect_weights(path, state_dict)
+        model_config = LaVieModelConfig(file.unet.config, file.unet.prediction)
+        preview.set_colors(model_config.latent_format, file.metadata)
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
     dtype = options.get("dtype") or comfy.model_management.unet_dtype(
@@ -225,7 +244,7 @@ def load_model(path: str, stage: str, model_options: dict | None = None, disable
         model.to(offload_device)
     model.diffusion_model.load_state_dict(state_dict, strict=True, assign=patcher.is_dynamic())
     patcher.add_wrapper_with_key(
-        comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, preview.EVENT, preview.while_sampling
+        comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, preview_server.EVENT, preview_server.while_sampling
     )
     patcher.cached_patcher_init = (load_model, (path, stage, model_options))
     follow_windows(patcher)

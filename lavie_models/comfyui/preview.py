@@ -1,44 +1,35 @@
-"""Moving previews: while a LaVie clip is sampled, all its frames go, small, to the browser that asked for them.
+"""Moving previews: while a LaVie clip is sampled, all its frames as one small picture.
 
-Contract: every LaVie MODEL carries `while_sampling` as one of ComfyUI's own sampling wrappers, so core samplers are
-used unchanged and other models never meet it. Messages of type EVENT go to clients that registered with `Viewers`, to
-no others. Latents become pictures by ComfyUI's linear map from latent channels to colours. Copying, encoding and
-sending happen on a thread of their own; all of it takes at most SHARE of the time of sampling.
+Contract: latents become pictures by ComfyUI's linear map from latent channels to colours. Copying, encoding and sending
+happen on a thread of their own; all of it takes at most SHARE of the time of sampling.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-import json
 import logging
 import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
-from comfy_execution.progress import get_progress_state
-from comfy_execution.utils import get_executing_context
 from PIL import Image
 from torch.nn import functional
 
-from ..identify import LATENT_COLORS
+from ..metadata import read_colors
 
-EVENT = "lavie_preview"
 SHARE = 0.02  # of the time of sampling
 INTERVAL_S = 0.25  # between two previews at least
 MAX_FRAMES = 128  # in one message; of longer clips every second, third ... frame
 BLOCK = 8  # pixels of a JPEG block: cells of whole blocks do not bleed into one another
 QUALITY = 90
-SIZES = range(32, 1025)  # of the longest edge of a frame, pixels
 
 
 def set_colors(latent_format, metadata: dict[str, str]) -> None:
     """Give a latent format, ComfyUI's own previews included, the colours that a file's metadata states, if it does."""
-    if LATENT_COLORS in metadata:
-        colors = json.loads(metadata[LATENT_COLORS])
-        latent_format.latent_rgb_factors = colors["factors"]  # 4 x 3
-        latent_format.latent_rgb_factors_bias = colors["bias"]  # 3
+    if colors := read_colors(metadata):
+        latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias = colors
 
 
 def frame_colors(latents: torch.Tensor, latent_format, size: int) -> torch.Tensor:
@@ -69,36 +60,8 @@ def contact_sheet(frames: torch.Tensor) -> tuple[bytes, int]:
     return file.getvalue(), columns
 
 
-class Viewers:
-    """The browsers that want previews: ComfyUI's client id of each, and how large."""
-
-    def __init__(self):
-        self._sizes: dict[str, int] = {}
-
-    def register(self, client_id: str, size: int, connected) -> None:
-        """Remember a client; size 0 forgets it, and all that are no longer ``connected`` are forgotten too.
-
-        Raises:
-            ValueError: for a size that is neither 0 nor in SIZES.
-        """
-        if size and size not in SIZES:
-            raise ValueError(f"size must be 0 (off) or {SIZES.start} .. {SIZES.stop - 1} pixels, got {size}")
-        self._sizes = {client: pixels for client, pixels in self._sizes.items() if client in connected}
-        if size:
-            self._sizes[client_id] = size
-        else:
-            self._sizes.pop(client_id, None)
-
-    def size(self, client_id: str | None) -> int:
-        """Pixels of the longest edge that a client wants, 0 for none."""
-        return self._sizes.get(client_id, 0)
-
-
-viewers = Viewers()
-
-
 class Previews:
-    """Those of one run of a sampler; `offer` after each step, `close` at the end."""
+    """The previews of one run of a sampler: call `offer` after each step and `close` at the end."""
 
     def __init__(self, latent_format, size: int, send):
         """``send`` takes a dictionary for the message; called on the thread of the previews."""
@@ -133,33 +96,3 @@ class Previews:
         self._thread.shutdown()
         if self._pending is not None and (error := self._pending.exception()):
             logging.warning("LaVie could not show a preview: %s", error)  # the clip itself is not lost for it
-
-
-def while_sampling(executor, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None, *rest, **options):
-    """Wrapper of CFGGuider.outer_sample: the sampler's callback also feeds the previews, where anyone looks at them."""
-    previews = _start(executor.class_obj.model_patcher.model)
-    if previews is None:
-        return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, *rest, **options)
-
-    def after_step(step, x0, x, total_steps):
-        if not x0.is_nested and x0.ndim == 4:
-            previews.offer(x0)
-        if callback is not None:
-            callback(step, x0, x, total_steps)
-
-    try:
-        return executor(noise, latent_image, sampler, sigmas, denoise_mask, after_step, *rest, **options)
-    finally:
-        previews.close()
-
-
-def _start(model) -> Previews | None:
-    """Previews for the client whose workflow is running, or None: no server, no node, or nobody asked."""
-    from server import PromptServer  # only a process that has a server needs its packages
-
-    server, context = getattr(PromptServer, "instance", None), get_executing_context()
-    if server is None or context is None or not (size := viewers.size(server.client_id)):
-        return None
-    client, shown = server.client_id, get_progress_state().dynprompt.get_display_node_id(context.node_id)
-    about = {"node": shown, "prompt_id": context.prompt_id, "stage": model.model_config.lavie_config.stage}
-    return Previews(model.latent_format, size, lambda message: server.send_sync(EVENT, {**about, **message}, client))

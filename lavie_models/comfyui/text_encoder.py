@@ -13,18 +13,21 @@ zeros, which passes its input on: with either file the penultimate layer is the 
 from __future__ import annotations
 
 import functools
-import json
 from types import SimpleNamespace
 
 import comfy.clip_model
+import comfy.ops
 import comfy.sd
 import comfy.sd1_clip
 import comfy.utils
 import torch
 
-from ..checkpoint import CheckpointError
+from ..errors import CheckpointError
+from ..metadata import TOKENIZER
+from ..text_metadata import read_text_config, read_tokenizer
 from ..tokenizer import END, START, make_tokenizer
-from .files import read_model_file
+from ..weights_file import WeightsFile, inspect_weights
+from .files import building, open_model_file, require_layout
 
 PUBLISHED = ((768, 12), (1024, 23), (1024, 24))  # (width, layers): CLIP ViT-L/14; OpenCLIP ViT-H, shortened or whole
 LAYER = "text_model.encoder.layers."
@@ -46,27 +49,16 @@ def load_text_encoder(path: str, embedding_directory=None, model_options=None, d
 
     `embedding_directory`: folders with textual inversions; `model_options`: ComfyUI's, such as load_device or dtype.
     """
-    weights, metadata = read_model_file(path, "text_encoder")
-    weights = _transformers_names(path, weights)
-    nano = "lavie.tokenizer" in metadata
-    if not nano:
-        _require_published(path, weights)
-    _fill_in(weights)
+    file = open_model_file(path, "text_encoder")
     options = {
         "embedding_directory": embedding_directory, "model_options": dict(model_options or {}),
         "disable_dynamic": disable_dynamic,
     }  # fmt: skip
-    try:
-        clip = _nano_clip(weights, metadata, options) if nano else _published_clip(weights, options)
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:  # sizes that do not fit, told by torch or json
-        raise CheckpointError(f"{path} is not a text encoder of the expected layout: {error}") from error
-    encoder = getattr(clip.cond_stage_model, clip.cond_stage_model.clip).transformer
-    missing = sorted({key for key in encoder.state_dict() if key.startswith("text_model.")} - set(weights))
-    if missing:
-        raise CheckpointError(
-            f"{path} is not a whole text encoder: {len(missing)} weights are missing, the first is {missing[0]}; "
-            "get the file again"
-        )
+    build = _nano_clip if TOKENIZER in file.metadata else _published_clip
+    with building(path, "a text encoder"):
+        weights = _transformers_names(path, file.weights)
+        inspect_weights(path, weights)
+        clip = build(file, weights, options)
     clip.patcher.cached_patcher_init = (_load_clip_patcher, (path, embedding_directory, model_options))
     return clip
 
@@ -120,9 +112,19 @@ def _fill_in(weights: dict[str, torch.Tensor]) -> None:
     weights.setdefault("text_projection.weight", torch.eye(embedding.shape[1], dtype=embedding.dtype))
 
 
-def _published_clip(weights: dict, options: dict) -> comfy.sd.CLIP:
+def _published_clip(file: WeightsFile, weights: dict, options: dict) -> comfy.sd.CLIP:
+    _require_published(str(file.path), weights)
+    _fill_in(weights)
     kind = comfy.sd.CLIPType.STABLE_DIFFUSION
-    return comfy.sd.load_text_encoder_state_dicts([dict(weights)], clip_type=kind, **options)
+    clip = comfy.sd.load_text_encoder_state_dicts([dict(weights)], clip_type=kind, **options)
+    encoder = getattr(clip.cond_stage_model, clip.cond_stage_model.clip).transformer
+    require_layout("text encoder", _without_projection(weights), _without_projection(encoder.state_dict()))
+    return clip
+
+
+def _without_projection(weights: dict) -> dict:
+    """Whose name is one of two, and which these models do not read."""
+    return {key: value for key, value in weights.items() if key not in PROJECTIONS}
 
 
 # The nano encoder
@@ -160,14 +162,18 @@ class NanoTokenizer(comfy.sd1_clip.SDTokenizer):
         )  # fmt: skip
 
 
-def _nano_clip(weights: dict, metadata: dict[str, str], options: dict) -> comfy.sd.CLIP:
-    config, tokenizer = json.loads(metadata["lavie.config"]), json.loads(metadata["lavie.tokenizer"])
+def _nano_clip(file: WeightsFile, weights: dict, options: dict) -> comfy.sd.CLIP:
+    config = read_text_config(file.metadata)
+    vocab, merges = read_tokenizer(file.metadata, config["vocab_size"])
+    expected = NanoTextModel(config, None, "meta", comfy.ops.disable_weight_init).state_dict()
+    require_layout("text encoder", _without_projection(file.weights), _without_projection(expected))
+    _fill_in(weights)
     target = SimpleNamespace(
         params={},
         clip=functools.partial(comfy.sd1_clip.SD1ClipModel, clip_model=functools.partial(NanoClipModel, config)),
         tokenizer=functools.partial(
             comfy.sd1_clip.SD1Tokenizer,
-            tokenizer=functools.partial(NanoTokenizer, tokenizer["vocab"], tokenizer["merges"], config["hidden_size"]),
+            tokenizer=functools.partial(NanoTokenizer, vocab, merges, config["hidden_size"]),
         ),
     )
     parameters = comfy.utils.calculate_parameters(weights)

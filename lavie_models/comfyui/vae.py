@@ -15,7 +15,8 @@ Of the factor-4 autoencoder:
 
 from __future__ import annotations
 
-import json
+import logging
+import math
 import re
 
 import comfy.diffusers_convert
@@ -27,11 +28,15 @@ import comfy.sd
 import torch
 
 from ..autoencoder import AutoencoderConfig, NanoAutoencoder
-from ..checkpoint import CheckpointError
-from .files import read_model_file
+from ..config import LATENT_CHANNELS
+from ..errors import CheckpointError
+from ..metadata import CONFIG, read_object
+from ..weights_file import inspect_weights
+from .files import building, open_model_file, require_layout
+
+log = logging.getLogger(__name__)
 
 PREFIXES = ("first_stage_model.", "vae.", "module.")
-LATENT_CHANNELS = 4
 LEVELS = 4  # of Stable Diffusion's autoencoder, which ComfyUI's renaming takes for granted
 DECODE_PER_ENCODE = 2178 / 1767  # ComfyUI's estimates, numbers per pixel
 RIGHT_ONES = (
@@ -42,14 +47,10 @@ RIGHT_ONES = (
 
 def load_vae(path: str, device: torch.device | None = None) -> comfy.sd.VAE:
     """Load a VAE file. Raises CheckpointError saying what the file is if it is anything else, or not whole."""
-    weights, metadata = read_model_file(path, "vae")
-    build = _nano_vae if "lavie.config" in metadata else _stable_diffusion_vae
-    try:
-        vae = build(path, weights, metadata, device)
-    except CheckpointError:
-        raise
-    except (RuntimeError, ValueError, TypeError) as error:  # sizes that do not fit, told by torch or json
-        raise CheckpointError(f"{path} is not an autoencoder of the expected layout: {error}") from error
+    file = open_model_file(path, "vae")
+    build = _nano_vae if CONFIG in file.metadata else _stable_diffusion_vae
+    with building(path, "an autoencoder"):
+        vae = build(path, file.weights, file.metadata, device)
     vae.patcher.cached_patcher_init = (_load_vae_patcher, (path, device))
     return vae
 
@@ -66,6 +67,7 @@ def _stable_diffusion_vae(path: str, weights: dict, metadata: dict, device) -> c
         raise CheckpointError(
             f"{path} is a VAE with {channels} latent channels; LaVie needs one with {LATENT_CHANNELS}: {RIGHT_ONES}"
         )
+    inspect_weights(path, weights)
     last_upsampler = f"decoder.up.{LEVELS - 1}.upsample.conv.weight"
     if last_upsampler in weights:
         vae = comfy.sd.VAE(sd=dict(weights), device=device, metadata=metadata)
@@ -88,18 +90,22 @@ def _dtype_without_fp16(device) -> torch.dtype:
 def _count_memory_by_pixels(vae: comfy.sd.VAE) -> None:
     """Estimate decoding from encoding, whose estimate is of pixels and so holds for every factor."""
     encode, factor = vae.memory_used_encode, vae.upscale_ratio
-    vae.memory_used_decode = lambda shape, dtype: DECODE_PER_ENCODE * encode(
-        (shape[0], 3, factor * shape[2], factor * shape[3]), dtype
-    )
+
+    def decode(shape, dtype) -> float:
+        height, width = _sides(shape)
+        return DECODE_PER_ENCODE * encode((shape[0], 3, factor * height, factor * width), dtype)
+
+    vae.memory_used_decode = decode
 
 
 def _nano_vae(path: str, weights: dict, metadata: dict, device) -> comfy.sd.VAE:
     """A VAE that ComfyUI sets up for its own network (device, dtype, sizes), with ours put in its place."""
     vae = _placeholder_vae(device)
-    config = AutoencoderConfig.from_dict(json.loads(metadata["lavie.config"]))
+    config = AutoencoderConfig.from_dict(read_object(metadata, CONFIG))
+    require_layout("nano VAE", weights, NanoAutoencoder(config, device="meta").state_dict())
+    inspect_weights(path, weights)
     model = NanoAutoencoder(config, comfy.ops.disable_weight_init, dtype=vae.vae_dtype).eval().requires_grad_(False)
     comfy.model_management.archive_model_dtypes(model)
-    _require_whole(path, model, weights)
     patcher = comfy.model_patcher.CoreModelPatcher(
         model, load_device=vae.device, offload_device=comfy.model_management.vae_offload_device()
     )
@@ -107,13 +113,23 @@ def _nano_vae(path: str, weights: dict, metadata: dict, device) -> comfy.sd.VAE:
     vae.first_stage_model, vae.patcher, vae.size = model, patcher, None
     vae.downscale_ratio = vae.upscale_ratio = config.factor
     vae.model_size()
-    # Peak of activations, a quarter added: 4 numbers per channel and pixel (16 pixels share `width` channels), and a
-    # convolution's weight in another order.
+    # Peak of activations and a margin: about 4 numbers per channel and pixel (16 pixels share `width` channels) when
+    # encoding, 2.5 when decoding, and a convolution's weight in another order.
     patches, weight = config.width // NanoAutoencoder.PATCH**2, 9 * config.width**2
-    encode, decode = 5 * max(3, patches), 5 * max(config.head, patches) * config.factor**2
-    vae.memory_used_encode = lambda shape, dtype: (encode * shape[2] * shape[3] + weight) * dtype.itemsize
-    vae.memory_used_decode = lambda shape, dtype: (decode * shape[2] * shape[3] + weight) * dtype.itemsize
+    encode, decode = 5 * max(3, patches), 4 * max(config.head, patches) * config.factor**2
+    vae.memory_used_encode = lambda shape, dtype: (encode * math.prod(_sides(shape)) + weight) * dtype.itemsize
+    vae.memory_used_decode = lambda shape, dtype: (decode * math.prod(_sides(shape)) + weight) * dtype.itemsize
     return vae
+
+
+def _sides(shape) -> tuple[int, int]:
+    """(height, width) of a batch of images or latents. Raises ValueError: core asks for memory before all else."""
+    if len(shape) != 4:
+        raise ValueError(
+            f"this VAE is for frames and latents of shape (frames, channels, height, width), got {tuple(shape)}; use "
+            "what a LaVie stage or VAE Encode gives"
+        )
+    return shape[2], shape[3]
 
 
 def _placeholder_vae(device) -> comfy.sd.VAE:
@@ -126,12 +142,11 @@ def _placeholder_vae(device) -> comfy.sd.VAE:
 
 
 def _require_whole(path: str, model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    missing = sorted(set(model.state_dict()) - set(weights))
-    if missing:
-        raise CheckpointError(
-            f"{path} is not a whole VAE: {len(missing)} weights are missing, the first is {missing[0]}; "
-            "get the file again"
-        )
+    """Of a VAE of another project: nothing may be missing, what is too much is said and left out."""
+    expected = model.state_dict()
+    if surplus := sorted(set(weights) - set(expected)):
+        log.warning("%s: %d weights belong to no layer, the first is %s", path, len(surplus), surplus[0])
+    require_layout("VAE", {key: value for key, value in weights.items() if key in expected}, expected)
 
 
 def _ldm_names(path: str, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -22,6 +22,7 @@ from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 from comfyui_lavie.lavie_models import LaVieUNet, UNetConfig
 from comfyui_lavie.lavie_models.comfyui.model import LOW_RESOLUTION, NOISE_LEVEL, SOURCE_LATENTS, load_model
 from comfyui_lavie.nodes.extend_video import LaVieExtendVideo
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +44,11 @@ TINY = {
 }  # fmt: skip
 # One level of the published width and text: files of SD 1.x (checkpoints, ControlNets, adapters) fit it.
 WIDE = UNetConfig.base(block_channels=(320,), attention_levels=(True,), layers_per_block=2)
+# What lcm-lora-sdv1-5 was trained on, by diffusers' names; its file has three tensors for each layer.
+LCM_TARGETS = (
+    "to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2",
+    "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj",
+)  # fmt: skip
 FRAMES = 6
 EULER = comfy.samplers.sampler_object("euler")
 SCALE = comfy.latent_formats.SD15().scale_factor
@@ -63,6 +69,32 @@ def save_unet(path: Path, config: UNetConfig, seed: int = 0) -> Path:
             torch.nn.init.normal_(parameter, std=0.1)
     save_file({key: value.contiguous() for key, value in unet.state_dict().items()}, path, metadata_of(config))
     return path
+
+
+def lcm_layers(config: UNetConfig) -> dict[str, torch.Size]:
+    """{diffusers' name: shape of the weight} of the layers of LCM_TARGETS, in an SD UNet of a base model's sizes."""
+    down, up = (
+        [f"{'CrossAttn' if level else ''}{way}Block2D" for level in levels]
+        for way, levels in (("Down", config.attention_levels), ("Up", config.attention_levels[::-1]))
+    )
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            block_out_channels=config.block_channels, cross_attention_dim=config.context_dim, down_block_types=down,
+            up_block_types=up, layers_per_block=config.layers_per_block,
+        )  # fmt: skip
+    shapes = {name.removesuffix(".weight"): value.shape for name, value in unet.state_dict().items()}
+    return {name: shape for name, shape in shapes.items() if name.endswith(tuple(f".{one}" for one in LCM_TARGETS))}
+
+
+def lcm_lora(config: UNetConfig) -> dict[str, torch.Tensor]:
+    """Random weights of rank 1 under the names that lcm-lora-sdv1-5 has."""
+    lora = {}
+    for name, (out, inner, *kernel) in lcm_layers(config).items():
+        key = f"lora_unet_{name.replace('.', '_')}"
+        lora[f"{key}.lora_up.weight"] = 0.1 * torch.randn(out, 1, *(1 for _ in kernel))
+        lora[f"{key}.lora_down.weight"] = 0.1 * torch.randn(1, inner, *kernel)
+        lora[f"{key}.alpha"] = torch.tensor(1.0)
+    return lora
 
 
 def edited(source: Path, target: Path, changes: dict[str, torch.Tensor], name: str = "base"):

@@ -10,6 +10,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from comfyui_lavie.tables import markdown_table
+
 FILE = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
 STAGES = {"base": "base", "interpolation": "interpolation", "super_resolution": "super-resolution"}
 VERDICTS = ("works", "works, see note", "does not")  # the worst that any test says counts
@@ -69,21 +71,15 @@ def render(found: list[Row]) -> str:
     sections: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in found:
         sections[home.setdefault(row.node, row.section)][row.node].append(row)
-    lines = [HEAD]
+    lines, head = [HEAD], ("node", *STAGES.values(), "note")
     for section, nodes in sections.items():
-        lines += [
-            f"## {section}",
-            "",
-            f"| node | {' | '.join(STAGES.values())} | note |",
-            "|---" * (len(STAGES) + 2) + "|",
-        ]
-        lines += [_line(node, node_rows) for node, node_rows in nodes.items()]
-        lines.append("")
+        cells = [_cells(node, node_rows) for node, node_rows in nodes.items()]
+        lines += [f"## {section}", "", markdown_table(head, cells, "l" * len(head)), ""]
     return "\n".join(lines)
 
 
-def _line(node: str, node_rows: list[Row]) -> str:
+def _cells(node: str, node_rows: list[Row]) -> list[str]:
     worst = {stage: [row.verdict for row in node_rows if row.stage == stage] for stage in STAGES}
     cells = [VERDICTS[max(found)] if found else "" for found in worst.values()]
     notes = " ".join(dict.fromkeys(row.note for row in node_rows if row.note))
-    return f"| {node} | {' | '.join(cells)} | {notes} |"
+    return [node, *cells, notes]

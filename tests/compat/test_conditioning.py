@@ -6,19 +6,9 @@ Predictions are compared with those of the parts that a conditioning is made of,
 import pytest
 import torch
 from comfy_extras.nodes_mask import SolidMask
+from comfyui_lavie.lavie_models.comfyui.frame_texts import per_frame
 from comfyui_lavie.nodes.frame_prompts import LaVieFramePrompts, blend, blend_weights, parse_schedule
-from comfyui_lavie.tests.compat.kit import (
-    FRAMES,
-    guider,
-    moving_mask,
-    noise,
-    random,
-    relative,
-    run,
-    step,
-    text,
-    twins,
-)
+from comfyui_lavie.tests.compat.kit import FRAMES, guider, moving_mask, noise, random, relative, run, step, text, twins
 
 from nodes import (
     ConditioningAverage,
@@ -119,14 +109,26 @@ def test_texts_for_each_frame_reach_their_frame(model):
     patched = model.clone()
     patched.set_model_attn2_patch(record)
     step(guider(patched, [[each, {}]], text(2), 2.0), noise())
-    positive, negative = each, text(2)[0][0].expand(FRAMES, -1, -1)
-    both = torch.cat((negative, positive)), torch.cat((positive, negative))
-    assert any(torch.equal(seen[0], order) for order in both)
+    # A text for all frames stays one; it and a text for each frame differ in length and go through one after the other.
+    assert len(seen) >= 2 and any(torch.equal(context, each) for context in seen)
+    negative = text(2)[0][0]
+    assert any(torch.equal(context, negative.expand(len(context), -1, -1)) for context in seen)
 
 
 def test_texts_for_another_number_of_frames_are_refused(model):
-    with pytest.raises(ValueError, match=f"prompts are for 4 frames, the latent has {FRAMES}"):
+    with pytest.raises(ValueError, match=f"prompts are for 4 frames, but the latent has {FRAMES}"):
         predicted(model, [[random(4, 7, 16, seed=1), {}]])
+
+
+def test_joined_frame_prompts_are_sampled(model):
+    """Core's Concat of a text per frame and one of the whole clip, in an area: as the tensor made by hand."""
+    each, whole = text(1, frames=FRAMES)[0][0], text(2)[0][0]
+    (joined,) = run(ConditioningConcat, conditioning_to=[[per_frame(each), {}]], conditioning_from=[[whole, {}]])
+    by_hand = [[torch.cat((each, whole.expand(FRAMES, -1, -1)), 1), {}]]
+    assert relative(predicted(model, joined), predicted(model, by_hand)) < 1e-6
+    area = dict(width=64, height=64, x=0, y=0, strength=1.0)
+    areas = [run(ConditioningSetArea, conditioning=texts, **area)[0] for texts in (joined, by_hand)]
+    assert relative(*(predicted(model, texts) for texts in areas)) < 1e-6
 
 
 def test_blend_is_linear_between_keyframes():

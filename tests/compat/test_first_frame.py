@@ -96,7 +96,7 @@ def test_image_is_encoded_and_the_first_of_several_counts(model, nano_vae):
     [
         ({}, "connect the first frame"),
         ({"image": torch.zeros(1, 64, 64, 3)}, "needs a VAE"),
-        ({"latent": {"samples": torch.zeros(1, 16, 8, 8)}}, "expected a latent"),
+        ({"latent": {"samples": torch.zeros(1, 16, 8, 8)}}, "must be a latent"),
     ],
 )
 def test_inputs_that_do_not_fit(inputs, said):

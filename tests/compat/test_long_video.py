@@ -12,8 +12,9 @@ import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
+from comfyui_lavie.lavie_models.comfyui.extend import PlannedClip, plan_clips
 from comfyui_lavie.nodes.context_windows import LaVieContextWindows
-from comfyui_lavie.nodes.extend_video import Clip, LaVieExtendVideo, plan_clips
+from comfyui_lavie.nodes.extend_video import LaVieExtendVideo
 from comfyui_lavie.tests.compat.kit import (
     EULER,
     SCALE,
@@ -138,10 +139,10 @@ def test_preset_windows_equal_the_core_node(model):
 @pytest.mark.parametrize(
     ("given", "frames", "length", "overlap", "planned"),
     [
-        (16, 40, 16, 4, [Clip(12, 16, 28), Clip(24, 28, 40)]),
-        (16, 30, 16, 4, [Clip(12, 16, 28), Clip(14, 28, 30)]),
-        (4, 10, 16, 4, [Clip(0, 4, 10)]),
-        (1, 5, 3, 1, [Clip(0, 1, 3), Clip(2, 3, 5)]),
+        (16, 40, 16, 4, [PlannedClip(12, 16, 28), PlannedClip(24, 28, 40)]),
+        (16, 30, 16, 4, [PlannedClip(12, 16, 28), PlannedClip(14, 28, 30)]),
+        (4, 10, 16, 4, [PlannedClip(0, 4, 10)]),
+        (1, 5, 3, 1, [PlannedClip(0, 1, 3), PlannedClip(2, 3, 5)]),
     ],
 )
 def test_plan(given, frames, length, overlap, planned):
@@ -190,6 +191,22 @@ def test_prompts_and_hints_of_each_frame_follow_the_clips(model):
     got = extended(guider(model, [[texts, {}]], text(2), 2.0), video, LONG)
     wanted = by_hand(model, video[2:], [[texts[2:8], {}]], slice(2, 8), sigmas(model, 3))
     assert relative(got[4:8], wanted) < 1e-4
+
+
+@pytest.mark.parametrize("count", [2, 4, 6, LONG - 1, LONG + 1])
+@pytest.mark.parametrize("kind", ["prompts", "masks"])
+def test_other_numbers_are_refused_before_a_step(model, kind, count):
+    """Extended, in context windows and plain; as many as a clip or a window has are no better than others."""
+    calls = []
+    model.set_model_unet_function_wrapper(lambda go, given: calls.append(1))
+    cond = [[random(count, 7, 16, seed=2), {}]] if kind == "prompts" else text(1, mask=torch.ones(count, 64, 64))
+    video = random(4, 4, 8, 8, seed=1) / SCALE
+    with pytest.raises(ValueError, match=f"{kind} .*are for {count} frames, but total_frames is {LONG};.* {LONG}"):
+        extended(guider(model, cond, text(2), 2.0), video, LONG)
+    for sampled in (model, windows(model)):
+        with pytest.raises(ValueError, match=f"{kind} .*are for {count} frames, but the latent has {LONG} frames"):
+            step(guider(sampled, cond, text(2), 2.0), noise(LONG))
+    assert not calls
 
 
 def test_a_workflow_saved_without_denoise_gets_the_default(model):
@@ -243,5 +260,5 @@ def test_interruption_before_the_first_clip_is_an_interruption(model):
 
 @pytest.mark.parametrize("latent", [torch.zeros(4, 4, 8, 8), torch.ones(1, 4, 4, 8, 8)])
 def test_latents_that_are_no_video(model, latent):
-    with pytest.raises(ValueError, match="latent of a video"):
+    with pytest.raises(ValueError, match="latent of (a video|.frames)"):
         extended(guider(model, text(1)), latent, LONG)

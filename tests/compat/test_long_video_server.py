@@ -7,12 +7,12 @@ import shutil
 
 import numpy as np
 import pytest
+from comfyui_lavie.comfyui_api.graphs import saved_files
+from comfyui_lavie.datasets.video import decode_video
 from comfyui_lavie.lavie_models import UNetConfig
+from comfyui_lavie.nano.measure import measure_clip
 from comfyui_lavie.tests.compat.kit import save_unet
-from comfyui_lavie.tools.make_workflows import make_example
-from comfyui_lavie.tools.video import decode_video
-from comfyui_lavie.tools.workflow import saved_files
-from comfyui_lavie.training.measure_shapes import measure_clip
+from comfyui_lavie.tools.workflows.thumbnails import make_examples
 
 
 def node_of(api: dict, class_type: str) -> tuple[str, dict]:
@@ -24,7 +24,7 @@ def node_of(api: dict, class_type: str) -> tuple[str, dict]:
 @pytest.mark.core("workflow extend_video with a first-frame-conditioned base")
 def test_first_frame_model_goes_on_from_a_video(comfyui, tmp_path):
     """Random weights: frames are noise, but every clip gets its first frame and the video its length."""
-    make_example(comfyui.server)
+    make_examples(comfyui.server)
     config = UNetConfig.base(
         in_channels=8, block_channels=(32, 32), attention_levels=(True, True), num_heads=1, layers_per_block=1,
         context_dim=64,

@@ -18,20 +18,10 @@ from comfy_extras.nodes_hooks import (
 )
 from comfy_extras.nodes_torch_compile import TorchCompileModel
 from comfyui_lavie.lavie_models import UNetConfig
+from comfyui_lavie.lavie_models.comfyui.lora_report import make_report
 from comfyui_lavie.lavie_models.comfyui.model import LaVieModelConfig, load_model
-from comfyui_lavie.nodes.lora_report import LaVieLoraReport, make_report
-from comfyui_lavie.tests.compat.kit import (
-    edited,
-    guider,
-    noise,
-    predict,
-    random,
-    relative,
-    run,
-    save_unet,
-    step,
-    text,
-)
+from comfyui_lavie.nodes.lora_report import LaVieLoraReport
+from comfyui_lavie.tests.compat.kit import edited, guider, noise, predict, random, relative, run, save_unet, step, text
 from safetensors.torch import save_file
 
 from nodes import LoraLoader, LoraLoaderModelOnly

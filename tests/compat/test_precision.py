@@ -6,9 +6,9 @@ Errors are relative to float32 on the trained nano base, whose weights are float
 import pytest
 import torch
 from comfyui_lavie.lavie_models.comfyui.model import load_model
+from comfyui_lavie.lavie_models.weights_file import load_checkpoint
 from comfyui_lavie.nodes.model_loaders import WEIGHT_DTYPES
 from comfyui_lavie.tests.compat.kit import WEIGHTS, predict, random, relative, run
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from nodes import LoraLoaderModelOnly
@@ -50,8 +50,7 @@ def test_error_of_weight_dtypes(reference, name):
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn])
 def test_files_of_any_precision(files, reference, stored):
     """A file's precision costs what rounding its weights costs, computed in float32."""
-    with safe_open(NANO, framework="pt") as file:
-        metadata = file.metadata()
+    _, metadata = load_checkpoint(NANO)
     weights = {key: value.to(stored) for key, value in load_file(NANO).items()}
     save_file(weights, files / "stored.safetensors", metadata)
     stored_alone = load_model(str(files / "stored.safetensors"), "base")

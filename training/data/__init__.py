@@ -4,9 +4,9 @@
 (cache.py) and the degradations of super-resolution (degrade.py) are imported from where they are.
 """
 
-from .background import ordered_map
-from .catalogue import Catalogue, Item, Skipped
-from .errors import DataError
+from ...datasets.background import ordered_map
+from ...datasets.catalogue import Catalogue, Item, Skipped
+from ...datasets.errors import DataError
 from .pixels import render
 from .plan import Draw
 from .settings import Bucket, DataSettings

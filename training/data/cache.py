@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import threading
 import zlib
 from collections.abc import Iterator
@@ -20,8 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .catalogue import write_atomically
-from .errors import DataError
+from ...datasets.errors import DataError
+from ...files import whole_file, write_atomically
 
 VERSION = 1
 MARK = "cache.json"
@@ -78,15 +77,13 @@ class TensorCache:
     def put(self, key: str, tensors: dict[str, torch.Tensor]) -> None:
         """Keep tensors under a key, replacing what was there."""
         path = self._path(key)
-        temporary = path.with_name(f"{path.stem}.{os.getpid()}.{threading.get_ident()}.tmp")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         try:
             path.parent.mkdir(exist_ok=True)
-            save_file(tensors, temporary, {"key": key, "checksum": _checksum(tensors)})
-            size = temporary.stat().st_size
-            os.replace(temporary, path)
+            with whole_file(path, durable=False) as part:  # what a power cut damages is noticed and made again
+                save_file(tensors, part, {"key": key, "checksum": _checksum(tensors)})
+            size = path.stat().st_size
         except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
             if not self._said_unwritable:
                 log.warning("the cache %s cannot be written (%s): going on without new entries in it", path, error)
             self._said_unwritable = True
@@ -127,8 +124,8 @@ class TensorCache:
         return found if isinstance(found, dict) else {}
 
     def _entries(self) -> Iterator[Path]:
-        """All files of entries, also what a killed process left half-written."""
-        return self.folder.glob("??/*")
+        """All files of entries; what is being written is none yet."""
+        return self.folder.glob("??/*.safetensors")
 
     def _path(self, key: str) -> Path:
         name = hashlib.sha256(key.encode()).hexdigest()

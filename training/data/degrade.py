@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from ...datasets.video import bt709_frame, bt709_stream, decode_video
+
 BLUR = 0.7  # probability of a blur
 BLUR_SIGMA = (0.2, 0.6)  # per factor: a down-scaling by 4 sees 0.8 .. 2.4 pixels
 NOISE = {"none": 0.3, "gaussian": 0.4, "poisson": 0.3}  # probabilities
@@ -109,15 +111,12 @@ def _x264(frames: np.ndarray, crf: int) -> np.ndarray:
     padded = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as container:
-        stream = container.add_stream("libx264", rate=8)
-        stream.height, stream.width, stream.pix_fmt = *padded.shape[1:3], "yuv420p"
-        stream.options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
+        options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
+        stream = bt709_stream(container, 8, *padded.shape[1:3], **options)
         for frame in padded:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode(bt709_frame(frame)))
         container.mux(stream.encode())
-    file.seek(0)
-    with av.open(file) as container:
-        decoded = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    decoded = decode_video(file.getvalue())
     return decoded[:, :height, :width]
 
 

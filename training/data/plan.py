@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .catalogue import Item
+from ...datasets.catalogue import Item
 from .settings import Bucket, DataSettings
 
 FPS_TOLERANCE = 0.25  # how far, as a fraction, a clip may play from the rate that was asked for
@@ -44,6 +44,11 @@ class Draw:
     size: tuple[int, int]
     flip: bool
     fps: float
+
+    @property
+    def bytes(self) -> int:
+        """Of its pixels."""
+        return 3 * self.count * self.size[0] * self.size[1]
 
     @property
     def name(self) -> str:
@@ -84,6 +89,12 @@ def pick_bucket(buckets: Sequence[Bucket], seed: int, step: int) -> int:
     return int(np.searchsorted(edges, random("bucket", seed, step).random() * edges[-1], side="right"))
 
 
+def nearest_stride(rate: float, wanted: float) -> int:
+    """The whole stride at which `rate` frames per second play nearest to `wanted`; of two as near the smaller."""
+    below = max(1, int(rate / wanted))
+    return min((below, below + 1), key=lambda stride: abs(rate / stride - wanted))
+
+
 def strides(item: Item, frames: int, settings: DataSettings) -> tuple[int, int] | str:
     """Smallest and largest stride at which a video fills `frames`, or why there is none."""
     if frames == 1:
@@ -91,7 +102,7 @@ def strides(item: Item, frames: int, settings: DataSettings) -> tuple[int, int] 
     longest = (item.frames - 1) // (frames - 1)
     low, high = settings.stride
     if settings.fps is not None:
-        low = high = max(1, round(item.fps / settings.fps))
+        low = high = nearest_stride(item.fps, settings.fps)
         if abs(item.fps / low / settings.fps - 1) > FPS_TOLERANCE:
             return f"plays at {item.fps / low:g} fps at best, fps = {settings.fps:g}"
     if longest < low:
@@ -99,7 +110,12 @@ def strides(item: Item, frames: int, settings: DataSettings) -> tuple[int, int] 
     return low, min(high, longest)
 
 
-def unfit(item: Item, kind: str, bucket: Bucket, settings: DataSettings) -> str | None:
+def aspect_distance(width: int, height: int, other_width: int, other_height: int) -> float:
+    """How much two shapes differ: 0 for equal ones, the logarithm of what one must be stretched by for others."""
+    return abs(float(np.log(width * other_height / (height * other_width))))
+
+
+def find_misfit(item: Item, kind: str, bucket: Bucket, settings: DataSettings) -> str | None:
     """Why an item cannot be drawn as `kind` ("clip", "image", "pan") in this bucket, or None."""
     margin = PAN_MARGIN if kind == "pan" else 1.0
     if item.width < margin * bucket.width or item.height < margin * bucket.height:
@@ -114,7 +130,7 @@ def unfit(item: Item, kind: str, bucket: Bucket, settings: DataSettings) -> str 
 
 
 def draw(item: Item, kind: str, bucket: Bucket, settings: DataSettings, rng: np.random.Generator) -> Draw:
-    """Cut one clip or image out of an item that is not `unfit`."""
+    """Cut one clip or image out of an item that is not a misfit (see `find_misfit`)."""
     count, start, stride, fps = 1, 0, 1, 0.0
     if kind == "clip":
         count = bucket.frames

@@ -43,6 +43,10 @@ class DataSettings:
         enlarge: whether pictures smaller than the bucket are enlarged; if not, they are not used.
         image_clips: share of rows whose clip is a large image in random translation.
         flip: probability that a clip or an image is mirrored. Leave it 0 where captions say left or right.
+        nearest_aspect: an item goes only into those buckets of its kind's length whose shape is nearest to its own, so
+            that as little as can be is cut off. The command `buckets` proposes buckets.
+        repeats: how often each catalogue, in their order, is there in a round; empty: all of them once.
+        max_bad: share of samples that may be unreadable; above it the run saves and stops.
         variants: 0: every draw is new; K: an item has K fixed draws per bucket shape, so that latents can be cached.
     """
 
@@ -57,6 +61,9 @@ class DataSettings:
     image_clips: float = 0.0
     flip: float = 0.0
     variants: int = 0
+    nearest_aspect: bool = False
+    repeats: tuple[int, ...] = ()
+    max_bad: float = 0.1
 
     def problems(self) -> list[str]:
         """Everything that is wrong with the table itself, one sentence each; empty if nothing is."""
@@ -64,6 +71,10 @@ class DataSettings:
         checks = [
             (not self.catalogues, "catalogues: expected at least one folder that prepare made"),
             (not self.buckets, "buckets: expected at least one"),
+            (any(count < 1 for count in self.repeats), f"repeats: expected 1 or more each, got {list(self.repeats)}"),
+            (len(self.repeats) not in (0, len(self.catalogues)), f"repeats: expected one for each of "
+             f"{len(self.catalogues)} catalogues, got {len(self.repeats)}"),
+            (not 0 <= self.max_bad <= 1, f"max_bad: expected 0 .. 1, got {self.max_bad}"),
             (self.images < 0, f"images: expected 0 or more, got {self.images}"),
             (self.variants < 0, f"variants: expected 0 or more, got {self.variants}"),
             (not 1 <= low <= high, f"stride: expected two whole numbers, 1 <= first <= second, got {self.stride}"),

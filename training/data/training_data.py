@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
 import numpy as np
 
-from .catalogue import PREPARE, Catalogue, Skipped
-from .errors import DataError
-from .plan import Draw, draw, pick_bucket, random, shuffled, unfit
+from ...datasets.catalogue import PREPARE, Catalogue, Item, Skipped
+from ...datasets.errors import DataError
+from .plan import Draw, aspect_distance, draw, find_misfit, pick_bucket, random, shuffled
 from .settings import Bucket, DataSettings
 
 log = logging.getLogger(__name__)
 NAMED = 3  # how many examples a message gives
+
+
+class Place(NamedTuple):
+    """A place in a global batch. position: counts all places of this kind that steps of this bucket have."""
+
+    seed: int
+    bucket: int
+    kind: str
+    position: int
 
 
 class TrainingData:
@@ -40,18 +50,52 @@ class TrainingData:
 
         Raises DataError if the bucket's rows cannot be shared equally.
         """
+        return [self.draw_at(place) for place in self.places(seed, step, rank, world)]
+
+    def places(self, seed: int, step: int, rank: int = 0, world: int = 1) -> list[Place]:
+        """What `plan` fills, in its order."""
         self.check_world(world)
         seed, step = int(seed), int(step)  # numpy's whole numbers would draw others
         number = pick_bucket(self.settings.buckets, seed, step)
-        bucket = self.settings.buckets[number]
+        bucket, images = self.settings.buckets[number], self.settings.images
         share = bucket.rows // world
-        draws = []
+        places = []
         for row in range(rank * share, (rank + 1) * share):
             position = step * bucket.rows + row
-            draws.append(self._draw(self._row_kind(seed, step, row), number, seed, position))
-            images = self.settings.images
-            draws += [self._draw("image", number, seed, position * images + i) for i in range(images)]
-        return draws
+            places.append(Place(seed, number, self._row_kind(seed, step, row), position))
+            places += [Place(seed, number, "image", position * images + i) for i in range(images)]
+        return places
+
+    def draw_at(self, place: Place, attempt: int = 0) -> Draw:
+        """The draw of a place; with ``attempt`` 1, 2, ... what stands in for it where the earlier ones are unreadable.
+
+        A stand-in is an item drawn at random, by the place and the attempt alone: which samples a step sees depends on
+        which of the files that it asks for are readable, never on what happened before.
+        """
+        bucket, pool = self.settings.buckets[place.bucket], self._pools[place.bucket][place.kind]
+        member, rounds = shuffled(place.position, len(pool), place.seed, place.bucket, place.kind)
+        spare = ("spare", attempt) if attempt else ()
+        if spare:
+            member = int(random(*spare, *place).integers(len(pool)))
+        item = self.catalogue.items[pool[member]]
+        if self.settings.variants:
+            return self._variant(item, place.kind, bucket, rounds % self.settings.variants)
+        rng = random("draw", place.seed, place.bucket, place.kind, place.position, *spare)
+        return draw(item, place.kind, bucket, self.settings, rng)
+
+    def repeating_draws(self) -> list[Draw]:
+        """All the draws that there are, where `variants` makes them repeat; none elsewhere."""
+        return [
+            self._variant(self.catalogue.items[index], kind, bucket, variant)
+            for bucket, pools in zip(self.settings.buckets, self._pools, strict=True)
+            for kind, pool in pools.items()
+            for index in np.unique(pool)
+            for variant in range(self.settings.variants)
+        ]
+
+    def _variant(self, item: Item, kind: str, bucket: Bucket, number: int) -> Draw:
+        rng = random("variant", item.key, kind, (bucket.frames, bucket.height, bucket.width), number)
+        return draw(item, kind, bucket, self.settings, rng)
 
     def check_world(self, world: int) -> None:
         """Raises DataError unless every bucket's rows can be shared among `world` processes equally."""
@@ -63,17 +107,6 @@ class TrainingData:
         if not self.settings.video:
             return "image"
         return "pan" if random("row", seed, step, row).random() < self.settings.image_clips else "clip"
-
-    def _draw(self, kind: str, number: int, seed: int, position: int) -> Draw:
-        bucket, pool = self.settings.buckets[number], self._pools[number][kind]
-        member, rounds = shuffled(position, len(pool), seed, number, kind)
-        item = self.catalogue.items[pool[member]]
-        if self.settings.variants:
-            shape = (bucket.frames, bucket.height, bucket.width)
-            rng = random("variant", item.key, kind, shape, rounds % self.settings.variants)
-        else:
-            rng = random("draw", seed, number, kind, position)
-        return draw(item, kind, bucket, self.settings, rng)
 
     def _wanted(self) -> dict[str, str]:
         """Kinds of draws that the settings ask for, and the kind of item each is made of."""
@@ -90,12 +123,23 @@ class TrainingData:
             kind: np.array(
                 [
                     i for i, item in enumerate(self.catalogue.items)
-                    if item.kind == source and unfit(item, kind, bucket, self.settings) is None
+                    if item.kind == source and self._misfit(item, kind, bucket) is None
+                    for _ in range(item.repeats)
                 ],
                 np.int64,
             )
             for kind, source in self._wanted().items()
         }  # fmt: skip
+
+    def _misfit(self, item: Item, kind: str, bucket: Bucket) -> str | None:
+        """Why a bucket cannot take an item as ``kind``, or None."""
+        found = find_misfit(item, kind, bucket, self.settings)
+        if found is None and self.settings.nearest_aspect:
+            alike = [other for other in self.settings.buckets if other.frames == bucket.frames]
+            best = min(alike, key=lambda other: aspect_distance(item.width, item.height, other.width, other.height))
+            if (best.width, best.height) != (bucket.width, bucket.height):
+                return f"is nearer in shape to {best.width}x{best.height}"
+        return found
 
     def _empty_pools(self) -> list[str]:
         problems = []
@@ -108,7 +152,7 @@ class TrainingData:
                 wanted = {"clip": "clips", "pan": "clips out of images (image_clips)", "image": "images"}[kind]
                 text = f"bucket {number} needs {wanted}, but the catalogue has no {source}s; {PREPARE} some"
                 if items:
-                    why = unfit(items[0], kind, bucket, self.settings)
+                    why = self._misfit(items[0], kind, bucket)
                     text = f"bucket {number}: none of {len(items)} {source}s can be used; {items[0].key} {why}"
                 problems.append(text)
         return problems
@@ -122,7 +166,8 @@ class TrainingData:
         for index in np.flatnonzero(~used):
             item = self.catalogue.items[index]
             kinds = [kind for kind, source in wanted.items() if source == item.kind]
-            reason = unfit(item, kinds[0], first, self.settings) if kinds else f"the settings ask for no {item.kind}s"
+            none = f"the settings ask for no {item.kind}s"
+            reason = find_misfit(item, kinds[0], first, self.settings) if kinds else none
             found.append(Skipped(item.key, reason))
         return tuple(found)
 

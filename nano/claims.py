@@ -1,0 +1,172 @@
+"""The command `claims`: two claims of the paper, measured on small networks by the commands of this package.
+
+Contract: everything is trained by the recipes `claims_images` and `claims`, which the variants of a claim change in
+what the claim is about and in nothing else; measured through a real ComfyUI (`claims_measure`); written as one page
+(`claims_page`). What is finished is not done again, and a stopped command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..datasets.prepare import positive
+from ..place import ROOT, SetupError
+from ..training.checkpoints import NAME, Checkpoints
+from ..training.errors import TrainingError
+from ..training.recipe import Recipe
+from ..training.recipe_file import read_recipe, recipe_of_run
+from ..training.train import train
+from .build import RECIPES
+from .claims_measure import VIDEO_WORDS, Run, measure_runs, mixed_scenes
+from .claims_page import page
+from .evaluate import heldout_scenes
+from .shapes import Scene
+from .source import write_catalogue
+
+DESCRIPTION = """\
+Measure two claims of the LaVie paper on small networks and generated shapes, and write what comes out:
+
+  1  simple temporal self-attention with rotary positions suffices
+  2  joint fine-tuning on images and videos is pivotal
+
+Prepares the data, trains an image model (recipe claims_images) and from it all variants (recipe claims), generates
+clips in a real ComfyUI, measures them by their pixels. Stop it as you like: the same command goes on.
+"""
+EPILOG = """\
+examples:
+  claims                                    an hour on one CPU core
+  claims --clips 144 --sampling-steps 25 --seeds1 0 1 2 --seeds2 0 1 2 3 4 --videos 10240 \\
+    --set-images run.steps=6000 --set run.steps=5000 --set run.decay=2000 \\
+    --work runs/claims_large --out runs/claims_large.md
+"""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train: the name of its runs, what it is in words, what it changes in the recipe `claims`."""
+
+    key: str
+    name: str
+    changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is compared; ``videos``: catalogue of its clips; ``scenes``: what to ask for, by the number of clips."""
+
+    number: int
+    videos: str
+    scenes: Callable[[int], list[Scene]]
+    variants: tuple[Variant, ...]
+
+
+BEFORE = Variant("images", "before fine-tuning")
+CLAIMS = (  # in the order in which they are trained
+    Claim(2, "some_videos", mixed_scenes, (
+        Variant("video_only", "video only", ("data.images=0",)),
+        Variant("temporal_only", "video only, temporal layers only", ("data.images=0", "model.train=temporal")),
+        Variant("joint", "jointly with images of all words", ("data.images=2",)),
+    )),
+    Claim(1, "videos", heldout_scenes, (
+        Variant("rotary", "rotary positions and bias"),
+        Variant("no_positions", "no positions", ("model.config.positions=false",)),
+        Variant("no_temporal", "no temporal attention", ("model.train=spatial",)),
+    )),
+)  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the arguments and the help of this command."""
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "claims.md", help="page to write")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "claims", help="folder of data, runs and cache")
+    for name, default, what in (
+        ("--images", 24576, "images to prepare"), ("--videos", 4096, "videos to prepare, of each choice of words"),
+        ("--clips", 96, "clips to measure of each run"), ("--sampling-steps", 10, "steps of the sampler"),
+    ):  # fmt: skip
+        parser.add_argument(name, type=positive, default=default, metavar="N", help=f"{what} (default: {default})")
+    for number, default in ((1, [0]), (2, [0, 1, 2])):
+        words = f"seeds of claim {number}, a training of each variant for each (default: {default})"
+        parser.add_argument(f"--seeds{number}", type=int, nargs="+", default=default, metavar="SEED", help=words)
+    for name, recipe in (("--set", "claims"), ("--set-images", "claims_images")):
+        words = f"change one setting of the recipe {recipe}"
+        parser.add_argument(name, action="append", default=[], metavar="SECTION.KEY=VALUE", help=words)
+
+
+def runs_of(args: argparse.Namespace) -> list[Run]:
+    """All trainings, the image model first. Raises RecipeError naming what is wrong with --set or --set-images."""
+    images = _recipe(args, "claims_images", BEFORE.key, ["images"], args.set_images)
+    runs = [Run(CLAIMS[0].number, BEFORE.name, images, CLAIMS[0].scenes(args.clips))]
+    for claim in CLAIMS:
+        for variant in claim.variants:
+            for seed in args.seeds1 if claim.number == 1 else args.seeds2:
+                forced = _changes({"model.start": images.run.out, "run.seed": seed})
+                changes = [*args.set, *forced, *variant.changes]
+                recipe = _recipe(args, "claims", f"{variant.key}_{seed}", [claim.videos, "images"], changes)
+                runs.append(Run(claim.number, variant.name, recipe, claim.scenes(args.clips)))
+    return runs
+
+
+def _recipe(args, name: str, folder: str, catalogues: list[str], changes: list[str]) -> Recipe:
+    places = {
+        "run.out": str(args.work / folder), "encoders.cache": str(args.work / "cache"),
+        "data.catalogues": [str(args.work / "data" / catalogue) for catalogue in catalogues],
+    }  # fmt: skip
+    return read_recipe(RECIPES / f"{name}.toml", [*changes, *_changes(places)])
+
+
+def _changes(values: dict) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+
+
+def prepare_data(args: argparse.Namespace, frames: int, size: int) -> None:
+    """Three catalogues: images of all words, videos of all words, videos of VIDEO_WORDS."""
+    videos = {"videos": args.videos, "images": 0, "size": size, "frames": frames}
+    for name, shapes in {
+        "images": {**videos, "videos": 0, "images": args.images},
+        "videos": videos,
+        "some_videos": {**videos, "videos_of": VIDEO_WORDS},
+    }.items():
+        write_catalogue([shapes], args.work / "data" / name)
+
+
+def train_once(recipe: Recipe) -> None:
+    """Train or go on; nothing where the folder has the finished run of this very recipe.
+
+    Raises TrainingError where it has a longer one.
+    """
+    folder, steps = recipe.run.out, recipe.run.steps
+    files = Checkpoints(folder).files()
+    done = int(NAME.fullmatch(files[-1].name)[1]) if files else 0
+    if done > steps:
+        raise TrainingError(f"{folder} has made {done} steps, but {steps} are asked for; delete it, or ask for {done}")
+    if done < steps or recipe_of_run(folder).settings() != recipe.settings():
+        train(recipe)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it; returns the exit status."""
+    from ..comfyui_api.graphs import WorkflowError
+    from ..comfyui_api.server import ServerError
+
+    runs = runs_of(args)
+    bucket = runs[-1].recipe.data.buckets[0]
+    try:
+        prepare_data(args, bucket.frames, max(bucket.width, bucket.height))
+        for one in runs:
+            train_once(one.recipe)
+        with tempfile.TemporaryDirectory() as folder:
+            measure_runs(runs, args.sampling_steps, Path(folder))
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(page(runs, args.sampling_steps), encoding="utf-8")
+    except (SetupError, ServerError, WorkflowError, ValueError, OSError) as error:
+        print(f"claims: {error}", file=sys.stderr)
+        return 1
+    print(f"{args.out} is written")
+    return 0

@@ -1,0 +1,1 @@
+"""The generator of `workflows/` and `subgraphs/`: designs in Python, files for ComfyUI."""

@@ -1,6 +1,0 @@
-"""Figures of the small models that come with the pack: measured through a real ComfyUI, written into docs/nano.md.
-
-Contract: each part (`base`, `interpolation`, `super_resolution`, `lora`) has the same face, `parts.Part`. What it
-measured is kept as JSON, so that parts can be measured on different days; `document` makes one page of what is there.
-Nothing here knows the networks: clips go in, pixels come out.
-"""
