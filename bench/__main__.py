@@ -9,6 +9,7 @@ from ..commands import run_command
 WHAT = "Measure speed and memory at published size."
 COMMANDS = {  # name: (module with add_arguments and run, what it does)
     "forward": ("forward", "a stage beside diffusers' UNetMotionModel: time, FLOPs, memory"),
+    "operators": ("operators", "where a forward's time goes, per kind of operator, against the arithmetic it does"),
     "attention": ("attention", "temporal attention by several kernels, and which is fastest"),
     "chunks": ("chunks", "a forward by the number of values that it works on at a time"),
     "load": ("load", "clips per second and core that the loader reads from H.264"),

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import statistics
 import sys
 import time
 import weakref
@@ -29,10 +30,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from ..lavie_models.dtypes import DTYPES
 from .subjects import SUBJECTS, Case
 
 M_MMAP_THRESHOLD = -3  # mallopt's name for the size from which a block is mapped by itself
 MAP_FROM_BYTES = 64 * 1024
+RATE_REPEATS = 5
 
 
 def attention_flops(query, key, value, *_args, out_shape=None, **_kwargs) -> int:
@@ -60,6 +63,14 @@ def seconds(forward, device: str) -> tuple[float, float]:
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - clock, time.process_time() - cpu
+
+
+@torch.no_grad()
+def matrix_rate(device: str, dtype: str, size: int) -> float:
+    """FLOP/s of a product of two square matrices of that size, the median of a few, on the clock."""
+    a, b = (torch.randn(size, size, device=device).to(DTYPES[dtype]) for _ in range(2))
+    times = [seconds(lambda: a @ b, device)[0] for _ in range(RATE_REPEATS + 1)][1:]
+    return 2 * size**3 / statistics.median(times)
 
 
 def peak_activations(forward, device: str) -> int:

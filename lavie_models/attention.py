@@ -40,24 +40,24 @@ class Attention(nn.Module):
         context_dim: width of keys' and values' source; default ``channels``.
         temporal: starts with a zero output projection, so that a freshly inflated video model computes exactly what
             its image model does (paper section 3.2).
-        positions: temporal attention with a learned bias per relative distance.
+        rotary, position_bias: of temporal attention, see ``config.Architecture``.
         attention: the kernel, called as ``sdpa_attention`` is.
     """
 
     def __init__(
-        self, channels, heads, operations, attention, context_dim=None, temporal=False, positions=False, dtype=None,
-        device=None,
+        self, channels, heads, operations, attention, context_dim=None, temporal=False, rotary=False,
+        position_bias=False, dtype=None, device=None,
     ):  # fmt: skip
         super().__init__()
         context_dim = context_dim or channels
         self.heads = heads
         self.attention = attention
+        self.rotary = rotary
         self.to_q = operations.Linear(channels, channels, bias=False, dtype=dtype, device=device)
         self.to_k = operations.Linear(context_dim, channels, bias=False, dtype=dtype, device=device)
         self.to_v = operations.Linear(context_dim, channels, bias=False, dtype=dtype, device=device)
         self.to_out = nn.Sequential(operations.Linear(channels, channels, dtype=dtype, device=device))
-        if positions:
-            self.time_rel_pos_bias = RelativePositionBias(heads, operations, dtype, device)
+        self.time_rel_pos_bias = RelativePositionBias(heads, operations, dtype, device) if position_bias else None
         if temporal:
             for parameter in self.to_out.parameters():
                 nn.init.zeros_(parameter)
@@ -83,12 +83,14 @@ class Attention(nn.Module):
         return self.to_out(out).view_as(x)
 
     def over_frames(self, x, positions: FramePositions | None, transformer_options=None):
-        """Temporal self-attention along axis 1 of (B, F, channels), with rotary positions and bias if there are any."""
+        """Temporal self-attention along axis 1 of (B, F, channels), with what the architecture knows of positions."""
         if positions is None:
             return self(x, transformer_options=transformer_options)
-        q, k = (
-            positions.rotate(t.unflatten(-1, (self.heads, -1))).flatten(2) for t in (self.to_q(x), self.to_k(x))
-        )
-        bias = self.time_rel_pos_bias(positions.buckets).to(q.dtype)
+        q, k = self.to_q(x), self.to_k(x)
+        if self.rotary:
+            q, k = (positions.rotate(t.unflatten(-1, (self.heads, -1))).flatten(2) for t in (q, k))
+        bias = None
+        if self.time_rel_pos_bias is not None:
+            bias = self.time_rel_pos_bias(positions.buckets).to(q.dtype)
         out = self.attention(q, k, self.to_v(x), self.heads, mask=bias, transformer_options=transformer_options)
         return self.to_out(out)

@@ -85,7 +85,7 @@ def export_published(state_dict: dict, config: UNetConfig) -> dict[str, torch.Te
     for key, value in ours.items():
         name = rename(key, names)
         exported[name] = value
-        if architecture.positions and name.endswith(f"attn_{architecture.temporal_name}.to_q.weight"):
+        if architecture.rotary and name.endswith(f"attn_{architecture.temporal_name}.to_q.weight"):
             frequencies = rotary_frequencies(value.device).to(value.dtype)
             exported[name.replace("to_q.weight", FREQUENCIES)] = frequencies
             if config.stage == "super_resolution":

@@ -21,7 +21,8 @@ class Architecture:
     Attributes:
         prediction: what the published weights predict, ``"epsilon"`` or ``"v"``.
         temporal_name: published name of the temporal layers, ``attn_{name}`` and ``norm_{name}``.
-        positions: temporal attention knows rotary positions and the relative bias.
+        rotary: temporal attention turns queries and keys by rotary positions.
+        position_bias: temporal attention adds a learned bias per relative distance.
         sparse_causal: spatial self-attention of a frame reads the clip's first frame and the frame before.
         temporal_last: temporal attention comes after the feed-forward, not before.
         text_first: at all levels but the deepest the first attention reads the text too, as the x4-upscaler's does.
@@ -32,7 +33,8 @@ class Architecture:
 
     prediction: str = "epsilon"
     temporal_name: str = "temp"
-    positions: bool = True
+    rotary: bool = True
+    position_bias: bool = True
     sparse_causal: bool = False
     temporal_last: bool = False
     text_first: bool = False
@@ -43,13 +45,16 @@ class Architecture:
 
 ARCHITECTURES = {
     "base": Architecture(),
-    "interpolation": Architecture(positions=False, sparse_causal=True, temporal_last=True),
+    "interpolation": Architecture(rotary=False, position_bias=False, sparse_causal=True, temporal_last=True),
     "super_resolution": Architecture(
         prediction="v", temporal_name="temporal", text_first=True, linear_projections=True,
         temporal_convolutions=True, noise_levels=1000,
     ),
 }  # fmt: skip
 STAGES = tuple(ARCHITECTURES)
+POSITIONS = {  # values of UNetConfig.positions: (rotary, position_bias)
+    True: (True, True), False: (False, False), "rotary": (True, False), "bias": (False, True),
+}  # fmt: skip
 
 
 # What sizes may be, so that no description of a few bytes asks for more than a computer has.
@@ -75,7 +80,8 @@ class UNetConfig:
         num_heads: attention heads at every level; head size = width / heads.
         context_dim: width of the text encoder's tokens.
         attention_levels: which levels carry transformers, finest first.
-        positions: other than the stage's architecture has it (see there); None: as the stage does.
+        positions: what temporal attention knows of them: both (true), nothing (false), "rotary" or "bias" alone;
+            None: as the stage's architecture.
     """
 
     stage: str = "base"
@@ -86,7 +92,7 @@ class UNetConfig:
     num_heads: int = 8
     context_dim: int = 768
     attention_levels: tuple[bool, ...] = (True, True, True, False)
-    positions: bool | None = None
+    positions: bool | str | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "block_channels", tuple(self.block_channels))
@@ -100,16 +106,16 @@ class UNetConfig:
             raise ValueError(f"attention_levels must be true or false for each level, got {self.attention_levels}")
         if self.stage not in ARCHITECTURES:
             raise ValueError(f"stage must be one of {STAGES}, got {self.stage!r}")
-        if self.positions not in (None, True, False):
-            raise ValueError(f"positions must be true or false, got {self.positions!r}")
-        if self.positions == ARCHITECTURES[self.stage].positions:
+        if not isinstance(self.positions, (bool, str, type(None))) or self.positions not in (None, *POSITIONS):
+            raise ValueError(f'positions must be true, false, "rotary" or "bias", got {self.positions!r}')
+        if self.architecture == ARCHITECTURES[self.stage]:
             object.__setattr__(self, "positions", None)
         if len(self.attention_levels) != len(self.block_channels):
             raise ValueError(
                 f"attention_levels has {len(self.attention_levels)} entries for {len(self.block_channels)} "
                 "block_channels; give one per level"
             )
-        least = ROTARY_DIM if self.architecture.positions else 1
+        least = ROTARY_DIM if self.architecture.rotary else 1
         for channels, attention in zip(self.block_channels, self.attention_levels, strict=True):
             if channels % NORM_GROUPS:
                 raise ValueError(f"block_channels must be multiples of {NORM_GROUPS}, got {channels}")
@@ -156,7 +162,10 @@ class UNetConfig:
     def architecture(self) -> Architecture:
         """What follows from the stage, and from `positions`."""
         usual = ARCHITECTURES[self.stage]
-        return usual if self.positions is None else replace(usual, positions=self.positions)
+        if self.positions is None:
+            return usual
+        rotary, position_bias = POSITIONS[self.positions]
+        return replace(usual, rotary=rotary, position_bias=position_bias)
 
     @property
     def time_dim(self) -> int:

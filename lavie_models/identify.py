@@ -127,10 +127,16 @@ def _stated_config(metadata: dict[str, str]) -> UNetConfig:
 
 
 def _require_agreement(stated: UNetConfig, found: UNetConfig) -> None:
-    """Raise CheckpointError where metadata and weights differ; heads show in the weights of relative positions only."""
+    """Raise CheckpointError where metadata and weights differ.
+
+    Heads show in the weights of the position bias only; of positions, that bias does, rotary ones have no weights.
+    """
+    with_bias = found.architecture.position_bias
+    same_positions = stated.architecture.position_bias == with_bias
     for name in (field.name for field in fields(UNetConfig)):
         ours, theirs = getattr(stated, name), getattr(found, name)
-        if ours != theirs and (name != "num_heads" or found.architecture.positions):
+        shows = {"num_heads": with_bias, "positions": not same_positions}.get(name, True)
+        if ours != theirs and shows:
             raise CheckpointError(
                 f"the file's metadata says {name} = {ours}, its weights have {theirs}; the file is damaged or its "
                 "metadata was changed, get it again"

@@ -28,7 +28,7 @@ class Condition:
     Attributes:
         clips: layout of the batch axis.
         text: (videos or video frames, tokens, width) and, with images, (images, tokens, width).
-        positions: tables for the clips' frames, where the architecture has positions.
+        positions: tables for the clips' frames, where the architecture knows them.
         options: ComfyUI's ``transformer_options`` of this pass, patches included.
     """
 
@@ -119,7 +119,8 @@ class TransformerBlock(nn.Module):
             operations.LayerNorm(channels, **factory) for _ in range(4)
         )
         name = self.architecture.temporal_name
-        self.add_module(f"attn_{name}", attend(temporal=True, positions=self.architecture.positions))
+        known = {"rotary": self.architecture.rotary, "position_bias": self.architecture.position_bias}
+        self.add_module(f"attn_{name}", attend(temporal=True, **known))
         self.add_module(f"norm_{name}", norm_temporal)
 
     def forward(self, x, cond: Condition):

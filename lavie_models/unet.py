@@ -162,7 +162,8 @@ class LaVieUNet(nn.Module):
         timesteps = per_frame(timesteps, n, order)
         text, image_text = split_text(context, clips, num_images)
         options = {**(transformer_options or {}), "original_shape": list(x.shape), "transformer_index": 0}
-        positions = FramePositions.of(num_frames, x.device) if self.config.architecture.positions else None
+        known = self.config.architecture.rotary or self.config.architecture.position_bias
+        positions = FramePositions.of(num_frames, x.device) if known else None
         cond = Condition(clips, text, positions, image_text, options)
 
         emb = self.time_embed(timestep_embedding(timesteps, self.config.block_channels[0]).to(x.dtype))

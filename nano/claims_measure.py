@@ -7,8 +7,11 @@ run's newest checkpoint and the settings are the same. Clip i of a run is sample
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -24,7 +27,7 @@ from .kept import measurement_clips, workflow_clips
 from .measure import NONE, Measurement, measure_clip
 from .shapes import BACKGROUNDS, COLORS, DIRECTIONS, THINGS, Scene, caption
 
-VIDEO_WORDS = ("red", "green", "blue", "fish", "car", "circle")  # of claim 2's videos; its images know all words
+VIDEO_WORDS = ("red", "green", "blue", "fish", "car", "circle", "black", "gray")  # of claim 2's videos; images know all
 MEASURED = "measured.json"
 GUIDANCE = 4.0
 
@@ -44,12 +47,16 @@ class SeenClip:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One training: its claim, its variant in words, its recipe, and what its result is asked for."""
+    """One training: its claim, its variant in words, its recipe, and what its result is asked for.
+
+    ``weights``: a file that is measured as it is, without a training.
+    """
 
     claim: int
     variant: str
     recipe: Recipe
     scenes: list[Scene]
+    weights: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -83,16 +90,19 @@ def cost(run: Run) -> Cost:
 
 
 def scenes_of_words(count: int, in_videos: bool) -> list[Scene]:
-    """Scenes of a colour and a thing both among VIDEO_WORDS, or both not, in a fixed order of 36.
+    """Scenes of a colour, a thing and a background all among VIDEO_WORDS, or all not, in a fixed order of 36.
 
-    Every 12 in a row have each colour and each thing 4 times and each direction 3 times.
+    Every 12 in a row have each colour and each thing 4 times and each direction 3 times; every second four name the
+    background.
     """
-    colors, things = ([word for word in words if (word in VIDEO_WORDS) == in_videos] for words in (COLORS, THINGS))
-    directions, backgrounds = tuple(DIRECTIONS), tuple(BACKGROUNDS)
+    colors, things, backgrounds = (
+        [word for word in words if (word in VIDEO_WORDS) == in_videos] for words in (COLORS, THINGS, BACKGROUNDS)
+    )
+    directions = tuple(DIRECTIONS)
     return [
         Scene(
-            colors[i % 3], things[(i + i // 12) % 3], directions[i % 4], backgrounds[i // 4 % 3], i // 4 % 2 == 0,
-            (32, 32), travel=28, length=24, moment=0.5,
+            colors[i % 3], things[(i + i // 12) % 3], directions[i % 4], backgrounds[i % len(backgrounds)],
+            i // 4 % 2 == 0, (32, 32), travel=28, length=24, moment=0.5,
         )
         for i in range(count)
     ]  # fmt: skip
@@ -102,6 +112,24 @@ def mixed_scenes(count: int) -> list[Scene]:
     """Two thirds of words that no video had, then one third of those of the videos."""
     unseen = -(-2 * count // 3)
     return scenes_of_words(unseen, False) + scenes_of_words(count - unseen, True)
+
+
+def known(videos: Sequence[tuple[str, np.ndarray]]) -> dict[str, float]:
+    """What part of the captions' words videos show, for the recipe's `samples.evaluate`: what a training forgets."""
+    named = [pair for pair in videos if "background" in pair[0]]
+    seen = [(set(text.split()), measure_clip(frames)) for text, frames in videos]
+    plain = [(set(text.split()), measure_clip(frames).background) for text, frames in named]
+    return {
+        "colour": fmean(clip.color in words for words, clip in seen),
+        "thing": fmean(clip.thing in words for words, clip in seen),
+        "background": fmean(background in words for words, background in plain),
+    }
+
+
+def knowledge(run: Run) -> dict[int, dict[str, float]]:
+    """{step: what `known` said then} of a finished run whose recipe asks for it."""
+    lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return {row["step"]: row["samples"] for row in map(json.loads, lines) if "samples" in row}
 
 
 def steady(frames: np.ndarray) -> bool:
@@ -132,7 +160,12 @@ def measure_runs(runs: list[Run], steps: int, folder: Path) -> None:
     if not waiting:
         return
     for run in waiting:
-        export_model(run.folder, folder / "models" / "diffusion_models" / _model(run), "comfyui", torch.float16)
+        model = folder / "models" / "diffusion_models" / _model(run)
+        model.parent.mkdir(parents=True, exist_ok=True)
+        if run.weights:
+            shutil.copy(run.weights, model)
+        else:
+            export_model(run.folder, model, "comfyui", torch.float16)
     with ComfyUIServer(find_comfyui(), folder) as server:
         for run in waiting:
             settings = _settings(run, steps)
@@ -155,7 +188,8 @@ def _settings(run: Run, steps: int) -> dict:
     """What decides the measured figures."""
     bucket = run.recipe.data.buckets[0]
     inputs = {"steps": steps, "cfg": GUIDANCE, "frames": bucket.frames, "width": bucket.width, "height": bucket.height}
-    return {"checkpoint": Checkpoints(run.folder).files()[-1].name, "prompts": run.prompts, "inputs": inputs}
+    result = run.weights or Checkpoints(run.folder).files()[-1]
+    return {"checkpoint": result.name, "prompts": run.prompts, "inputs": inputs}
 
 
 def _known(run: Run, steps: int) -> dict | None:

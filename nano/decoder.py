@@ -33,10 +33,10 @@ from tqdm import tqdm
 from ..lavie_models.autoencoder import NanoAutoencoder, ResidualBlock
 from ..lavie_models.pixels import to_model
 from ..training.checkpoints import Checkpoints
+from ..training.muon import Muon, split_matrices
 from ..training.pack_encoders import load_vae
 from . import shapes
 from .faults import faulty_clips
-from .muon import Muon
 from .vae import color_error, export, learning_rate, report, training_device
 
 FILE_NAME = "lavie_nano_vae.safetensors"
@@ -45,7 +45,7 @@ DETAIL_WEIGHT = 3.0
 NOISE = 0.15  # of the latents' spread, at most
 CROP, CROPPED_STEPS, WHOLE_EVERY = 6, 0.75, 4
 PICTURE_SEEDS = 1_000_000_000  # pictures are drawn of other scenes than the VAE's measurement
-MATRIX = 16  # smallest side of what Muon takes
+MOMENTUM = 0.9
 # Arguments that decide what is computed: a run may only be resumed with the same ones.
 SETTINGS = {"steps", "seed", "batch", "blocks", "pictures", "dense", "clips", "lr", "matrix_lr", "ema"}
 
@@ -159,13 +159,14 @@ def detail_loss(output: torch.Tensor, target: torch.Tensor, details: torch.Tenso
     return ((error.abs() + error.square()) * (1 + (DETAIL_WEIGHT - 1) * details[:, None])).mean()
 
 
-def optimizers(model: NanoAutoencoder, args: argparse.Namespace) -> tuple[Muon, torch.optim.Optimizer]:
-    """Muon for matrices of the decoder, AdamW for what is small or a vector."""
-    parameters = [*model.from_latent.parameters(), *model.decoder.parameters()]
-    large = [p for p in parameters if p.ndim > 1 and min(p.flatten(1).shape) >= MATRIX]
-    chosen = {id(p) for p in large}
-    small = [p for p in parameters if id(p) not in chosen]
-    return Muon(large, args.matrix_lr), torch.optim.AdamW(small, args.lr, betas=(0.9, 0.99), weight_decay=0.0)
+def make_optimizer(model: NanoAutoencoder, args: argparse.Namespace) -> Muon:
+    """Of what decodes; every group with its highest learning rate, `peak`."""
+    matrices, rest = split_matrices([*model.from_latent.parameters(), *model.decoder.parameters()])
+    groups = [
+        {"params": matrices, "peak": args.matrix_lr, "momentum": MOMENTUM},
+        {"params": rest, "peak": args.lr},
+    ]
+    return Muon(groups, betas=(0.9, 0.99), weight_decay=0.0)
 
 
 def train(model: NanoAutoencoder, args: argparse.Namespace) -> NanoAutoencoder:
@@ -175,33 +176,30 @@ def train(model: NanoAutoencoder, args: argparse.Namespace) -> NanoAutoencoder:
     batches, model = Batches(model, args), deepened(model, args.blocks).to(device)
     model.train().requires_grad_(True).encoder.requires_grad_(False)
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
-    matrices, rest = optimizers(model, args)
+    optimizer = make_optimizer(model, args)
     settings = {key: value for key, value in vars(args).items() if key in SETTINGS}
     checkpoints, start = Checkpoints(args.out), 0
     if state := checkpoints.load(settings):
         model.load_state_dict(state["model"])
-        matrices.load_state_dict(state["matrices"])
-        rest.load_state_dict(state["rest"])
+        optimizer.load_state_dict(state["optimizer"])
         average = {key: value.to(device) for key, value in state["average"].items()}
         start = state["step"]
-    small = [p for group in rest.param_groups for p in group["params"]]
+    small = [p for group in optimizer.param_groups if "momentum" not in group for p in group["params"]]
     for step in tqdm(range(start, args.steps), initial=start, total=args.steps, unit="step", mininterval=2):
-        for optimizer, peak in ((matrices, args.matrix_lr), (rest, args.lr)):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, args.steps, peak)
-            optimizer.zero_grad(set_to_none=True)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, args.steps, group["peak"])
+        optimizer.zero_grad(set_to_none=True)
         latents, pictures, details = batches(step)
         latents, truth, details = (x.to(device) for x in (latents, to_model(pictures.numpy()), details))
         detail_loss(model.decode(latents), truth, details).backward()
         nn.utils.clip_grad_norm_(small, 1.0)
-        matrices.step()
-        rest.step()
+        optimizer.step()
         decay = min(args.ema, (step + 1) / (step + 10))
         for key, value in model.state_dict().items():
             average[key].lerp_(value, 1 - decay)
         if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
-            optimizer_states = {"matrices": matrices.state_dict(), "rest": rest.state_dict()}
-            checkpoints.save(step + 1, settings, model=model.state_dict(), average=average, **optimizer_states)
+            states = {"model": model.state_dict(), "average": average, "optimizer": optimizer.state_dict()}
+            checkpoints.save(step + 1, settings, **states)
     model.load_state_dict(average)
     return model.cpu().eval().requires_grad_(False)
 

@@ -116,4 +116,4 @@ def plot(measured: Measured, path: Path) -> None:
         ),
         "drift of the mean colour, of 255": by_part(lambda parts: student_mean([part.drift for part in parts])),
     }
-    write_lines(path, panels, "part")
+    write_lines(path, panels, "part", range(1 + RECURSIONS))

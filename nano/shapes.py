@@ -118,13 +118,17 @@ def triples_of(split: str, only: tuple[str, ...] = ()) -> tuple[Triple, ...]:
 
 
 def sample_scene(seed: int, split: str = "train", only: Sequence[str] = (), variation: Variation = LOW) -> Scene:
-    """Draw a scene whose (colour, thing, direction) is in `triples_of`; `seed` is any non-negative integer."""
+    """Draw a scene whose (colour, thing, direction) is in `triples_of`; `seed` is any non-negative integer.
+
+    Its background is one of those in `only`, if it names any.
+    """
     rng = _rng(seed, 0)
     triples = triples_of(split, tuple(only))
     color, thing, direction = triples[rng.integers(len(triples))]
     along = rng.uniform(-variation.jitter_along, variation.jitter_along)
     across = rng.uniform(-variation.jitter_across, variation.jitter_across)
-    background = tuple(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))]
+    backgrounds = [name for name in BACKGROUNDS if name in only] or list(BACKGROUNDS)
+    background = backgrounds[rng.integers(len(backgrounds))]
     named = bool(rng.random() < variation.named_background)
     travel = rng.uniform(*variation.travel)
     length = variation.length * (1 + rng.uniform(-variation.length_variation, variation.length_variation))

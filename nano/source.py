@@ -11,6 +11,7 @@ import numpy as np
 from ..datasets.catalogue import Catalogue, Item
 from ..datasets.prepare import positive, summary
 from .shapes import (
+    BACKGROUNDS,
     COLORS,
     DIRECTIONS,
     THINGS,
@@ -38,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "shapes", type=_shapes, nargs="+", metavar="videos=N,images=N,...",
         help="how many; also size=64 (pixels), frames=16, split=train (or heldout, all), videos_of=red+fish: "
-        "videos of these colours, things or directions alone (of kinds that it does not name, all); variation=low (or "
-        "wide: things begin anywhere, and are slow too)",
+        "videos of these colours, things, directions or backgrounds alone (of kinds that it does not name, all); "
+        "variation=low (or wide: things begin anywhere, and are slow too)",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="folder of the catalogue")
 
@@ -108,7 +109,7 @@ def _shapes(text: str) -> dict:
 
 
 def _words(text: str) -> tuple[str, ...]:
-    words, known = tuple(text.split("+")), (*COLORS, *THINGS, *DIRECTIONS)
+    words, known = tuple(text.split("+")), (*COLORS, *THINGS, *DIRECTIONS, *BACKGROUNDS)
     if unknown := [word for word in words if word not in known]:
         raise argparse.ArgumentTypeError(f"videos_of: expected some of {', '.join(known)}, got {', '.join(unknown)!r}")
     return words

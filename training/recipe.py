@@ -106,10 +106,15 @@ class EncoderSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW. ``warmup`` in steps; ``clip`` bounds the gradient's norm; ``ema`` 0 trains without an average."""
+    """AdamW, or Muon for matrices and AdamW for the rest (`muon.py`).
+
+    ``matrix_lr``: of Muon's matrices, as ``lr`` is of the rest. ``warmup`` in steps; ``clip`` bounds the gradient's
+    norm; ``ema`` 0 trains without an average.
+    """
 
     lr: float
-    name: Literal["adamw", "adamw8bit"] = "adamw"
+    name: Literal["adamw", "adamw8bit", "muon"] = "adamw"
+    matrix_lr: float = 0.02
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     warmup: int = 500

@@ -42,6 +42,7 @@ def _list_ranges(recipe: Recipe) -> list[tuple[bool, str]]:
         )),
         (not run.prefetch_gb > 0, f"run.prefetch_gb: expected more than 0, got {run.prefetch_gb}"),
         (not optimizer.lr > 0, f"optimizer.lr: expected more than 0, got {optimizer.lr}"),
+        (not optimizer.matrix_lr > 0, f"optimizer.matrix_lr: expected more than 0, got {optimizer.matrix_lr}"),
         (not optimizer.clip > 0, f"optimizer.clip: expected more than 0, got {optimizer.clip}"),
         (not 0 <= optimizer.ema < 1, f"optimizer.ema: expected 0 .. below 1, got {optimizer.ema}"),
         (not all(0 <= b < 1 for b in optimizer.betas), f"optimizer.betas: expected 0 .. 1, got {optimizer.betas}"),
@@ -96,6 +97,8 @@ def _list_contradictions(recipe: Recipe) -> list[tuple[bool, str]]:
         (recipe.lora is not None and model.start == "random", "lora needs a trained model: set model.start"),
         (recipe.run.parallel == "fsdp" and recipe.optimizer.name == "adamw8bit", "8-bit states cannot be shared out: "
          "use either run.parallel = fsdp or optimizer.name = adamw8bit"),
+        (recipe.run.parallel == "fsdp" and recipe.optimizer.name == "muon", "a matrix that is shared out cannot be "
+         "made orthogonal: use either run.parallel = fsdp or optimizer.name = muon"),
         (recipe.run.parallel == "fsdp" and recipe.run.precision == "fp16", "run.parallel = fsdp knows no loss scaling: "
          "use run.precision = bf16"),
         (recipe.run.decay > recipe.run.steps, f"run.decay {recipe.run.decay} is longer than run.steps "

@@ -126,10 +126,10 @@ def _fit(source: StartWeights, unet: LaVieUNet) -> dict[str, torch.Tensor]:
     if more > 0:
         weights[STEM] = torch.nn.functional.pad(weights[STEM], (0, 0, 0, 0, 0, more))
     other_stage = source.kind != unet.config.stage
-    other_positions = source.config.architecture.positions != unet.config.architecture.positions
+    other_bias = source.config.architecture.position_bias != unet.config.architecture.position_bias
 
     def may_differ(key: str) -> bool:
-        return is_temporal(key) and (other_stage or (other_positions and key.endswith(POSITION_BIAS)))
+        return is_temporal(key) and (other_stage or (other_bias and key.endswith(POSITION_BIAS)))
 
     dropped = sorted(key for key in weights if key not in fresh and may_differ(key))
     unknown = sorted(key for key in weights if key not in fresh and key not in dropped)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -57,13 +58,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def train(recipe: Recipe, accept_data: bool = False) -> None:
-    """Run or resume a recipe, alone in its folder, and leave the process group properly."""
+    """Run or resume a recipe, alone in its folder, and leave the process group properly.
+
+    Its threads end with the last reference to it; one that were still at work when Python ends would abort the process.
+    Of shards torch keeps references of its own.
+    """
     from .loop import Training  # slow to import
 
     with _lock_run(recipe):
         training = Training(recipe, accept_data)
         training.run()
         training.accelerator.end_training()
+        del training
+        gc.collect()
 
 
 def _lock_run(recipe: Recipe) -> AbstractContextManager:

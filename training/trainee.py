@@ -21,11 +21,13 @@ from ..lavie_models.transformer import SpatialTransformer
 from ..lavie_models.unet import is_temporal
 from .distill import distillation_losses
 from .lora import LoRA, text_layers, unet_layers
+from .muon import Muon, split_matrices
 from .recipe import OptimizerSettings, Recipe
 from .start import starting_unet
 from .step import Batch, row_losses
 
 BLOCKS = (ResBlock, SpatialTransformer, TemporalModule)  # what gradient checkpointing computes again, one at a time
+MOMENTUM = 0.9  # of Muon
 PRECISIONS = {"no": torch.float32, **{name: DTYPES[name] for name in ("bf16", "fp16")}}
 
 
@@ -161,10 +163,20 @@ def _copy(values: dict[str, torch.Tensor], parameters: dict[str, nn.Parameter]) 
 
 
 def make_optimizer(settings: OptimizerSettings, groups: list[dict]) -> torch.optim.Optimizer:
-    """AdamW over parameter groups; raises ImportError naming what an 8-bit one needs."""
+    """Of parameter groups, whose ``share`` of ``settings.lr`` each is learned by.
+
+    Raises ImportError naming what an 8-bit one needs.
+    """
     options = {"betas": settings.betas, "weight_decay": settings.weight_decay}
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, **options)
+    if settings.name == "muon":
+        parts = [(group, *split_matrices(group["params"])) for group in groups]
+        faster = settings.matrix_lr / settings.lr
+        matrices = [{**group, "params": large, "share": group["share"] * faster, "momentum": MOMENTUM}
+                    for group, large, _ in parts if large]  # fmt: skip
+        rest = [{**group, "params": small} for group, _, small in parts if small]
+        return Muon([*matrices, *rest], **options)
     try:
         from torchao.optim import AdamW8bit
     except ImportError:

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import platform
-import statistics
 
 import torch
 
-from ...lavie_models.dtypes import DTYPES
-from ..measure import seconds
+from ..measure import matrix_rate
 from .setting import Setting
 
 TITLE = "The machine"
 READS = ()
-REPEATS = 5
 HALF = ("fp16", "bf16")
 
 
-@torch.no_grad()
-def matrix_rate(setting: Setting, dtype: str) -> float:
-    """FLOP/s of a square matrix product, the median of a few."""
-    size = 64 if setting.toy else 8192
-    a, b = (torch.randn(size, size, device=setting.device).to(DTYPES[dtype]) for _ in range(2))
-    times = [seconds(lambda: a @ b, setting.device)[0] for _ in range(REPEATS + 1)][1:]
-    return 2 * size**3 / statistics.median(times)
+def rate(setting: Setting, dtype: str) -> float:
+    """FLOP/s of matrix products on the device of the setting."""
+    return matrix_rate(setting.device, dtype, 64 if setting.toy else 8192)
 
 
 def measure(setting: Setting) -> dict:
@@ -36,7 +29,7 @@ def measure(setting: Setting) -> dict:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "rates": {dtype: matrix_rate(setting, dtype) for dtype in ("fp32", *HALF)},
+        "rates": {dtype: rate(setting, dtype) for dtype in ("fp32", *HALF)},
     }
 
 

@@ -11,7 +11,7 @@ from ...lavie_models.published import PUBLISHED
 from ...tables import markdown_table
 from ..measure import count_flops, peak_activations, seconds
 from ..subjects import published_forward
-from .machine import matrix_rate
+from . import machine
 from .setting import Setting
 
 TITLE = "Stages at published size"
@@ -23,7 +23,7 @@ def measure(setting: Setting) -> dict:
     """{"stage dtype": figures}; compiled on CUDA alone."""
     found = {}
     for dtype in setting.dtypes:
-        rate = matrix_rate(setting, dtype)
+        rate = machine.rate(setting, dtype)
         for stage in PUBLISHED:
             found[f"{stage} {dtype}"] = {**_stage(setting, stage, dtype), "matrix_rate": rate}
     return found

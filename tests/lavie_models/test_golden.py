@@ -167,7 +167,7 @@ def test_single_modules_on_small_inputs(file, name):
         elif isinstance(module, SpatialTransformer):
             text = golden.input("encoder_hidden_states")
             options = {"block": ("input", 0), "transformer_index": 0}
-            positions = FramePositions.of(frames) if unet.config.architecture.positions else None
+            positions = FramePositions.of(frames) if unet.config.architecture.rotary else None
             out = module(to_frames(x), Condition(layout, text, positions, options=options))
         else:
             out = clip_group_norm(module, to_frames(x), layout)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -30,8 +30,8 @@ from comfyui_lavie.training.errors import TrainingError
 from comfyui_lavie.training.export import export_model
 from comfyui_lavie.training.recipe_file import RecipeError, recipe_of_run
 from comfyui_lavie.training.start import StartWeights, read_source, starting_unet
+from safetensors.torch import load_file
 
-TINY_SIZES = [f"model.config.{key}={json.dumps(value)}" for key, value in SIZES.items()]
 TINY = ["run.steps=2", "run.decay=0", "run.save_every=2", "run.precision=no"]
 BUCKET = "data.buckets=[{{ frames = {frames}, height = 64, width = 64, rows = 2 }}]"
 
@@ -44,18 +44,17 @@ def arguments(*words: object) -> argparse.Namespace:
 
 def tiny(folder, *more: object) -> list[str]:
     """The command line of all trainings made tiny, its results in ``folder``."""
-    both = [f"encoders.text={TEXT}", f"encoders.vae={VAE}", *TINY]
-    images, videos = [*both, *TINY_SIZES, BUCKET.format(frames=1)], [*both, BUCKET.format(frames=4)]
+    changes = [f"encoders.text={TEXT}", f"encoders.vae={VAE}", *TINY, BUCKET.format(frames=4)]
     words = ["--work", folder / "work", "--out", folder / "claims.md", "--images", 8, "--videos", 8]
-    words += ["--seeds2", 3, "--clips", 3, "--sampling-steps", 2, *more]
-    words += [part for change in images for part in ("--set-images", change)]
-    return list(map(str, words + [part for change in videos for part in ("--set", change)]))
+    words += ["--base", folder / "base.safetensors", "--seeds1", 0, "--seeds2", 3, "--clips", 3, "--sampling-steps", 2]
+    return list(map(str, [*words, *more, *(part for change in changes for part in ("--set", change))]))
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """All trainings of both claims, tiny; the folder."""
     folder = tmp_path_factory.mktemp("claims")
+    save_unet(make_unet(), folder / "base.safetensors", "v")
     assert main(["claims", *tiny(folder)]) == 0
     return folder
 
@@ -64,6 +63,11 @@ def read_run(folder: Path) -> StartWeights:
     """The averaged weights of a run, as a training that starts from it reads them."""
     recipe = recipe_of_run(folder)
     return read_source(replace(recipe, model=replace(recipe.model, start=str(folder))))
+
+
+def image_model(done) -> dict[str, torch.Tensor]:
+    [path] = (done / "work" / "images").glob("image_model_*.safetensors")
+    return load_file(path)
 
 
 def run_unet(done, name: str) -> LaVieUNet:
@@ -82,11 +86,11 @@ class TestVariants:
     def test_differ_in_what_is_claimed_alone(self):
         """Within a claim and seed the recipes differ in one setting, and in the folder; across seeds in the seed."""
         runs = claims.runs_of(arguments())
-        assert [len([run for run in runs[1:] if run.claim == number]) for number in (1, 2)] == [3, 9]
+        assert [len([run for run in runs[1:] if run.claim == number]) for number in (1, 2)] == [15, 9]
         expected = {
-            (1, 0): {("model", "config"), ("model", "train")}, (2, 0): {("data", "images"), ("model", "train")},
+            (number, seed): {("model", "train"), ("model", "config") if number == 1 else ("data", "images")}
+            for number in (1, 2) for seed in (0, 1, 2)
         }  # fmt: skip
-        expected |= {(2, seed): expected[2, 0] for seed in (1, 2)}
         for (number, seed), settings in expected.items():
             same = [run for run in runs[1:] if (run.claim, run.recipe.run.seed) == (number, seed)]
             tables = [dataclasses.asdict(run.recipe) for run in same]
@@ -96,18 +100,19 @@ class TestVariants:
                 for key in (values if isinstance(values, dict) else ())
                 if any(table[section][key] != values[key] for table in tables)
             }
-            assert len(same) == 3 and differing == settings | {("run", "out")}
-            assert {run.recipe.model.start for run in same} == {str(runs[0].folder)}
+            assert len(same) == (5 if number == 1 else 3) and differing == settings | {("run", "out")}
+            assert {run.recipe.model.start for run in same} == {str(runs[0].weights)}
 
     def test_settings_reach_all_trainings(self):
-        words = ("--set", "run.steps=7", "--set", "run.decay=0", "--set-images", "run.steps=900")
-        runs = claims.runs_of(arguments(*words))
-        assert [run.recipe.run.steps for run in runs] == [900, *[7] * 12]
+        runs = claims.runs_of(arguments("--set", "run.steps=7", "--set", "run.decay=0"))
+        assert [run.recipe.run.steps for run in runs[1:]] == [7] * 24
         with pytest.raises(RecipeError, match="run.stepz: unknown"):
             claims.runs_of(arguments("--set", "run.stepz=7"))
 
     @pytest.mark.parametrize(
-        ("name", "knows_order"), [("rotary_0", True), ("no_positions_0", False), ("no_temporal_0", False)]
+        ("name", "knows_order"),
+        [("rotary_0", True), ("rotary_alone_0", True), ("bias_alone_0", True), ("no_positions_0", False),
+         ("no_temporal_0", False)],
     )
     def test_what_a_network_knows_of_order(self, done, name, knows_order):
         """Frames in another order come out in that order, exactly where the network has no way to know it."""
@@ -120,12 +125,23 @@ class TestVariants:
 
     @pytest.mark.parametrize("name", ["images", "no_temporal_0", "no_positions_0", "rotary_0"])
     def test_without_temporal_attention_nothing_comes_out_of_it(self, done, name):
-        outputs = [v for key, v in read_run(done / "work" / name).weights.items() if "attn_temp.to_out" in key]
+        weights = image_model(done) if name == "images" else read_run(done / "work" / name).weights
+        outputs = [value for key, value in weights.items() if "attn_temp.to_out" in key]
         assert outputs and any(v.any() for v in outputs) == (name not in ("images", "no_temporal_0"))
+
+    def test_the_image_model_makes_of_pictures_what_the_base_makes(self, done):
+        base, images = make_unet(), make_unet(seed=1)
+        images.load_state_dict(image_model(done))
+        x, t, text = clip_of_noise()
+        with torch.no_grad():
+            each = x, t.expand(4), text.expand(4, -1, -1), 1
+            alone, of_base = images(*each), base(*each, 3)
+        torch.testing.assert_close(alone[1:], of_base[1:], atol=1e-4, rtol=1e-3)
+        assert (alone[0] - of_base[0]).abs().max() > 1e-2  # the base's own clip of one frame went through its attention
 
     @pytest.mark.parametrize(("name", "keeps"), [("temporal_only_3", True), ("video_only_3", False)])
     def test_temporal_layers_alone_keep_the_image_model(self, done, name, keeps):
-        images, weights = (read_run(done / "work" / folder).weights for folder in ("images", name))
+        images, weights = image_model(done), read_run(done / "work" / name).weights
         assert all(torch.equal(weights[key], images[key]) for key in images if not is_temporal(key)) == keeps
 
     def test_equal_seeds_see_equal_clips(self, done):
@@ -138,9 +154,9 @@ class TestVariants:
         assert len(plans) == 3 and plans[0] == plans[1] == plans[2] and len(plans[0]) == 6
 
     def test_equal_numbers_of_clips(self, done):
-        costs = {run.folder.name: cost(run) for run in claims.runs_of(arguments(*tiny(done)))}
-        assert {one.clips for name, one in costs.items() if name != "images"} == {4}
-        assert {name: one.images for name, one in costs.items() if one.images} == {"images": 4, "joint_3": 8}
+        costs = {run.folder.name: cost(run) for run in claims.runs_of(arguments(*tiny(done)))[1:]}
+        assert {one.clips for one in costs.values()} == {4}
+        assert {name: one.images for name, one in costs.items() if one.images} == {"joint_3": 8}
         assert costs["temporal_only_3"].weights + costs["no_temporal_0"].weights == costs["rotary_0"].weights
 
 
@@ -170,16 +186,22 @@ class TestPositions:
         assert "positions" not in usual.to_dict() and usual == UNetConfig.base(**SIZES)
         assert other.to_dict()["positions"] is False and UNetConfig.from_dict(other.to_dict()) == other
         assert UNetConfig.interpolation(**SIZES, positions=False).positions is None
-        with pytest.raises(ValueError, match="positions must be true or false, got 'no'"):
-            UNetConfig.base(positions="no")
+        for wrong in ("no", 2, [True]):
+            with pytest.raises(ValueError, match=f"positions must be .*, got {re.escape(repr(wrong))}"):
+                UNetConfig.base(positions=wrong)
 
     @pytest.mark.parametrize("names", ["comfyui", "published"])
-    def test_survive_export(self, done, tmp_path, names):
-        run = done / "work" / "no_positions_0"
+    @pytest.mark.parametrize(
+        ("name", "positions"), [("no_positions_0", False), ("rotary_alone_0", "rotary"), ("bias_alone_0", "bias")]
+    )
+    def test_survive_export(self, done, tmp_path, name, positions, names):
+        run = done / "work" / name
         export_model(run, tmp_path / "a.safetensors", names, torch.float32)
         weights, metadata = load_checkpoint(tmp_path / "a.safetensors")
         config, _ = detect_config(weights, metadata)
-        assert config.positions is False and not any("rotary" in key or "rel_pos" in key for key in weights)
+        assert config.positions == positions and config.architecture.rotary == (positions == "rotary")
+        assert any("rel_pos" in key for key in weights) == config.architecture.position_bias == (positions == "bias")
+        assert any("rotary" in key for key in weights) == (positions == "rotary" and names == "published")
         ours = convert_state_dict(weights, config)
         assert all(torch.equal(value, ours[key]) for key, value in run_unet(done, run.name).state_dict().items())
 

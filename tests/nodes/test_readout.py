@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import time
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import pytest
@@ -56,3 +59,19 @@ def test_schedule_in_words_or_what_is_wrong_with_it(comfyui):
     ):  # fmt: skip
         status, text = post(comfyui, body)
         assert status == 400 and reason in text, body[:40]
+
+
+def test_a_schedule_may_come_in_pieces(comfyui):
+    """As slow connections send it: the server has the first piece before the second is on its way."""
+
+    def pieces():
+        yield b'{"schedule": "0: a'
+        time.sleep(0.3)
+        yield b'\\n2: b", "frames": 3}'
+
+    address = urllib.parse.urlsplit(comfyui.server.url)
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=30)
+    connection.request("POST", "/lavie/schedule", pieces(), {"Transfer-Encoding": "chunked"}, encode_chunked=True)
+    answer = connection.getresponse()
+    assert answer.status == 200 and json.load(answer)[-1] == {"first": 2, "last": 2, "prompt": "b"}
+    connection.close()

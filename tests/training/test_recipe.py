@@ -68,8 +68,8 @@ def test_unknown_missing_and_mistyped_settings_are_named_at_once(tmp_path):
     message = complaints(tmp_path, text)
     for part in (
         "encoders.vae: missing", "run.steps: expected a whole number, got 'ten'", "run.speed: unknown; known are out",
-        "optimizer.betas: expected a list of 2, each a number", "optimizer.name: expected one of adamw, adamw8bit",
-        "augment: unknown",
+        "optimizer.betas: expected a list of 2, each a number", "augment: unknown",
+        "optimizer.name: expected one of adamw, adamw8bit, muon",
     ):  # fmt: skip
         assert part in message
     assert message.count("\n") == 6
