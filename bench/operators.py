@@ -1,7 +1,7 @@
 """The command `operators`: where the time of one forward goes, per kind of operator, against the arithmetic it does.
 
-Every operator that torch runs is timed by itself, after one forward that warms up; what passes between operators is the
-row *between*. The rate of matrix products is measured in the same process with the same threads. An operator at that
+Every operator that torch runs is timed by itself, in a forward after two that nobody watches, the second of which is
+timed as a whole. The rate of matrix products is measured in the same process with the same threads. An operator at that
 rate is limited by arithmetic; one without FLOPs moves memory, and says how many bytes it read and wrote.
 """
 
@@ -22,7 +22,7 @@ from torch.utils.flop_counter import flop_registry, shape_wrapper
 from ..lavie_models.dtypes import DTYPES
 from ..lavie_models.published import PUBLISHED
 from ..tables import markdown_table
-from .measure import FLOP_FORMULAS, matrix_rate
+from .measure import FLOP_FORMULAS, matrix_rate, seconds
 from .subjects import SUBJECTS, Case
 
 KINDS = {  # part of an operator's name: the kind it belongs to; the first that fits
@@ -45,7 +45,7 @@ KINDS = {  # part of an operator's name: the kind it belongs to; the first that 
     "div": "sums and products",
     "sub": "sums and products",
 }
-OTHER, BETWEEN = "other", "between"
+OTHER = "other"
 RATE_SIZE = 2048  # of the matrices whose product sets the rate
 
 
@@ -71,9 +71,9 @@ class Operators(TorchDispatchMode):
         kwargs = kwargs or {}
         begun = time.perf_counter()
         out = func(*args, **kwargs)
-        seconds = time.perf_counter() - begun
+        taken = time.perf_counter() - begun
         cost = self.costs[kind_of(func, args)]
-        cost.seconds += seconds
+        cost.seconds += taken
         cost.calls += 1
         if formula := self._formulas.get(func.overloadpacket):
             cost.flops += formula(*args, **kwargs, out_val=out)
@@ -94,30 +94,28 @@ def kind_of(func, args: tuple) -> str:
 
 
 def measure(forward: Callable) -> tuple[dict[str, Cost], float]:
-    """({kind: cost} of one forward, its seconds on the clock)."""
+    """({kind: cost} of one forward, the longest first; seconds on the clock of one that is not watched)."""
     forward()
-    operators, begun = Operators(), time.perf_counter()
-    with operators:
+    whole, _ = seconds(forward, "cpu")
+    with Operators() as operators:
         forward()
-    whole = time.perf_counter() - begun
-    costs = dict(sorted(operators.costs.items(), key=lambda item: -item[1].seconds))
-    return costs | {BETWEEN: Cost(whole - sum(cost.seconds for cost in costs.values()))}, whole
+    return dict(sorted(operators.costs.items(), key=lambda item: -item[1].seconds)), whole
 
 
 def table(costs: dict[str, Cost], whole: float, rate: float) -> str:
     """Markdown: a row per kind, and what its arithmetic alone would take at that rate of FLOP/s."""
-    rows = []
+    rows, together = [], sum(cost.seconds for cost in costs.values())
     for kind, cost in costs.items():
         reached = f"{cost.flops / cost.seconds / rate:.2f}" if cost.flops else "-"
         moved = f"{cost.bytes / cost.seconds / 1e9:.1f}" if cost.bytes else "-"
-        rows.append((kind, cost.calls or "-", f"{cost.seconds:.2f}", f"{cost.seconds / whole:.3f}",
+        rows.append((kind, cost.calls, f"{cost.seconds:.2f}", f"{cost.seconds / together:.3f}",
                      f"{cost.flops / 1e12:.3f}", reached, moved))  # fmt: skip
     flops = sum(cost.flops for cost in costs.values())
     head = ("operators", "calls", "seconds", "share", "TFLOP", "part of the rate", "GB/s")
     return (
-        f"{markdown_table(head, rows)}\n\n{whole:.1f} s in all; matrix products reach {rate / 1e9:.1f} GFLOP/s, "
-        f"at which the {flops / 1e12:.2f} TFLOP alone would take {flops / rate:.1f} s "
-        f"({flops / rate / whole:.2f} of it)."
+        f"{markdown_table(head, rows)}\n\n{together:.1f} s in all operators, {whole:.1f} s for a forward that is not "
+        f"watched. Matrix products reach {rate / 1e9:.1f} GFLOP/s, at which the {flops / 1e12:.2f} TFLOP alone would "
+        f"take {flops / rate:.1f} s: {flops / rate / together:.2f} of the operators' time."
     )
 
 

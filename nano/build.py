@@ -22,6 +22,7 @@ from . import vae as autoencoder
 RECIPES = Path(__file__).with_name("recipes")
 TIMES = "times.json"
 BASE = ("nano_images", "nano_joint", "nano_refine", "nano_shapes")  # each begins where the one before ended
+FEW_STEPS = "lavie_nano_few_steps_lora.safetensors"
 INTERPOLATION = ("nano_interpolation_motion", "nano_interpolation")
 
 
@@ -80,6 +81,9 @@ def steps(out: Path) -> list[Step]:
         data("data", "videos=10240,images=24576"),
         *train_all(BASE, "data"),
         export(BASE[-1], "base"),
+        data("few", "videos=1024"),
+        train("nano_distill", ("few",), str(unets["base"])),
+        training("export nano_distill", "export", out / "nano_distill", "--out", out / FEW_STEPS),
         nano("decoder", "decoder", vae, "--base", unets["base"], "--text", text, "--out", out / "decoder"),
         data("smooth", "videos=3072,frames=61"),
         *train_all(INTERPOLATION, "smooth"),

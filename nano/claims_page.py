@@ -51,11 +51,11 @@ a learned bias per distance; each is also tried alone.
 CLAIM2 = """
 ## Claim 2: joint image-video fine-tuning
 
-The images have all words; the videos only {words}. With a seed, every variant learns from the same {clips} clips in
-{steps} steps ({seeds}). Joint training sees {images} images in addition: that is what it costs more. Each model is
-asked for {unseen} clips of a colour and a thing that no video had, half of them on a white background, which none had
-either, and for {seen} of those that the videos had; the image model before fine-tuning for pictures. Only what it can
-do then can be lost.
+The images have all words; the videos only {words}.
+With a seed, every variant learns from the same {clips} clips in {steps} steps ({seeds}). Joint training sees
+{images} images in addition: that is what it costs more. Each model is asked for {unseen} clips of a colour and a thing
+that no video had, half of the captions naming a background that none had, and for {seen} of those that the videos had;
+the image model before fine-tuning for pictures. Only what it can do then can be lost.
 
 """
 CURVE = """
@@ -64,7 +64,6 @@ averaged weights, by the trainer's own sampler ({steps} steps); step 0 is the im
 The loss is that of training, on clips, the mean of the steps since the look before; with its interval over seeds.
 
 ![What is forgotten](claims.svg)
-
 """
 COSTS = """
 ## What it took

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from comfyui_lavie.bench.measure import count_flops
-from comfyui_lavie.bench.operators import BETWEEN, OTHER, Cost, kind_of, measure, table
+from comfyui_lavie.bench.operators import OTHER, Cost, kind_of, measure, table
 from comfyui_lavie.bench.subjects import SUBJECTS, Case
 
 
@@ -14,8 +14,8 @@ def test_a_forward_is_taken_apart(subject, stage):
     _, forward = SUBJECTS[subject](Case(stage, 2, 8, width_divisor=10 if stage == "base" else 8))
     costs, whole = measure(forward)
     assert sum(cost.flops for cost in costs.values()) == count_flops(forward)
-    assert sum(cost.seconds for cost in costs.values()) == pytest.approx(whole)
-    assert costs[BETWEEN].seconds > 0 and costs[OTHER].seconds < 0.1 * whole
+    assert whole > 0 and all(cost.seconds > 0 for cost in costs.values()) and not costs[OTHER].flops
+    assert list(costs.values()) == sorted(costs.values(), key=lambda cost: -cost.seconds)
     for kind in ("convolutions over pixels, 3x3", "matrix products", "attention", "normalisation"):
         assert costs[kind].calls and costs[kind].bytes, kind
     assert bool(costs.get("convolutions over frames")) == (stage == "super_resolution" and subject == "LaVieUNet")
@@ -30,8 +30,8 @@ def test_kinds_of_convolutions():
 
 
 def test_what_the_table_says_of_the_rate():
-    costs = {"matrix products": Cost(2.0, 10**12, 0, 3), "copies": Cost(1.0, 0, 5 * 10**9, 2), BETWEEN: Cost(1.0)}
-    rows = table(costs, 4.0, 10**12).splitlines()
+    costs = {"matrix products": Cost(2.0, 10**12, 0, 3), "copies": Cost(1.0, 0, 5 * 10**9, 2), OTHER: Cost(1.0)}
+    rows = table(costs, 4.2, 10**12).splitlines()
     assert rows[2] == "| matrix products | 3 | 2.00 | 0.500 | 1.000 | 0.50 | - |"
     assert rows[3] == "| copies | 2 | 1.00 | 0.250 | 0.000 | - | 5.0 |"
-    assert "would take 1.0 s (0.25 of it)" in rows[-1]
+    assert "4.0 s in all operators, 4.2 s for" in rows[-1] and "would take 1.0 s: 0.25 of the operators" in rows[-1]
