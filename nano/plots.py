@@ -35,7 +35,7 @@ def write_lines(
                 aside = 0.06 * (places[1] - places[0]) * (number - len(lines) / 2)  # intervals beside each other
                 at = [place + aside for place in places]
                 middles = [value.value for value in values]
-                spread = [[v.value - v.low for v in values], [v.high - v.value for v in values]]
+                spread = [[max(0.0, v.value - v.low) for v in values], [max(0.0, v.high - v.value) for v in values]]
                 axis.errorbar(at, middles, yerr=spread, label=name, marker="o", markersize=3, linewidth=1.2, capsize=2)
             axis.set(xlabel=x_label, ylabel=title)
             axis.grid(alpha=0.3)
