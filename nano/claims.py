@@ -194,7 +194,8 @@ def run(args: argparse.Namespace) -> int:
     bucket = runs[-1].recipe.data.buckets[0]
     try:
         prepare_data(args, bucket.frames, max(bucket.width, bucket.height))
-        write_image_model(args.base, runs[0].weights, runs[0].recipe)
+        if not runs[0].weights.exists():  # it is named after the base's content
+            write_image_model(args.base, runs[0].weights, runs[0].recipe)
         for one in runs[1:]:
             train_once(one.recipe)
         with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,7 @@
 """LaVieUNet beyond the golden outputs: joint image-video mathematics, input errors, ComfyUI's patch contract."""
 
+import re
+
 import pytest
 import torch
 from comfyui_lavie.lavie_models import LaVieUNet, UNetConfig
@@ -184,3 +186,14 @@ def test_control_residuals_are_added_in_order(unet):
     assert (unet(x, t, text, num_frames=FRAMES, control=one) - plain).abs().max() > 1e-3
     with pytest.raises(ValueError, match="ControlNet residual"):
         unet(x, t, text, num_frames=FRAMES, control={"middle": [torch.zeros(8, 64, 9, 9)]})
+
+
+def test_positions_are_written_where_they_differ_from_the_stage():
+    usual, other, rotary = (UNetConfig.base(positions=value) for value in (True, False, "rotary"))
+    assert "positions" not in usual.to_dict() and usual == UNetConfig.base()
+    assert other.to_dict()["positions"] is False and UNetConfig.from_dict(other.to_dict()) == other
+    assert UNetConfig.from_dict(rotary.to_dict()) == rotary != usual and not rotary.architecture.position_bias
+    assert UNetConfig.interpolation(positions=False).positions is None
+    for wrong in ("no", 2, [True]):
+        with pytest.raises(ValueError, match=f"positions must be .*, got {re.escape(repr(wrong))}"):
+            UNetConfig.base(positions=wrong)
