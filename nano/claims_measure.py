@@ -78,10 +78,15 @@ class Cost:
     images: int
 
 
+def records(run: Run) -> list[dict]:
+    """What a run noted of itself, in its order: steps, held-out losses, looks."""
+    lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def cost(run: Run) -> Cost:
     """Of a finished run, as it noted itself; CPU time includes what reads the data, but not the start."""
-    lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [row for row in map(json.loads, lines) if "cpu_seconds" in row]
+    rows = [row for row in records(run) if "cpu_seconds" in row]
     weights = sum(value.numel() for value in Checkpoints(run.folder).load()["model"].values())
     data, steps = run.recipe.data, run.recipe.run.steps
     clips = steps * data.buckets[0].rows if data.video else 0
@@ -116,20 +121,17 @@ def mixed_scenes(count: int) -> list[Scene]:
 
 def known(videos: Sequence[tuple[str, np.ndarray]]) -> dict[str, float]:
     """What part of the captions' words videos show, for the recipe's `samples.evaluate`: what a training forgets."""
-    named = [pair for pair in videos if "background" in pair[0]]
     seen = [(set(text.split()), measure_clip(frames)) for text, frames in videos]
-    plain = [(set(text.split()), measure_clip(frames).background) for text, frames in named]
     return {
         "colour": fmean(clip.color in words for words, clip in seen),
         "thing": fmean(clip.thing in words for words, clip in seen),
-        "background": fmean(background in words for words, background in plain),
+        "background": fmean(clip.background in words for words, clip in seen if "background" in words),
     }
 
 
 def knowledge(run: Run) -> dict[int, dict[str, float]]:
     """{step: what `known` said then} of a finished run whose recipe asks for it."""
-    lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return {row["step"]: row["samples"] for row in map(json.loads, lines) if "samples" in row}
+    return {row["step"]: row["samples"] for row in records(run) if "samples" in row}
 
 
 def steady(frames: np.ndarray) -> bool:

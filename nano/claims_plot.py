@@ -6,12 +6,11 @@ together.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from statistics import fmean
 
 from ..evaluation.statistics import Estimate, Rate, student_mean
-from .claims_measure import Run, knowledge, measured
+from .claims_measure import Run, knowledge, measured, records
 from .claims_page import QUESTIONS
 from .plots import write_lines
 
@@ -61,5 +60,4 @@ def losses(runs: list[Run], steps: list[int]) -> list[Estimate]:
 
 
 def _losses(run: Run) -> list[float]:
-    lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [row["video"] for row in map(json.loads, lines) if "video" in row]
+    return [row["video"] for row in records(run) if "video" in row]
