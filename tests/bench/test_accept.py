@@ -59,10 +59,10 @@ def test_what_is_done_is_not_done_again(run, results):
 
 
 def test_a_part_that_fails_is_told_and_tried_again(run, results, monkeypatch):
-    from comfyui_lavie.bench.accept import machine
+    from comfyui_lavie.bench import measure
 
     with monkeypatch.context() as changed:
-        changed.setattr(machine, "REPEATS", -1)  # no time to take a median of
+        changed.setattr(measure, "RATE_REPEATS", -1)  # no time to take a median of
         assert run("--parts", "machine", "--again") == 1
     assert "Failed: StatisticsError" in run.page.read_text()
     assert run("--parts", "machine") == 0 and "Failed" not in run.page.read_text()

@@ -10,7 +10,6 @@ from comfyui_lavie.nano import shapes
 from comfyui_lavie.nano.__main__ import main
 from comfyui_lavie.nano.decoder import FILE_NAME, cut_to_thing, deepened
 from comfyui_lavie.nano.evaluate import VAE
-from comfyui_lavie.nano.muon import Muon, orthogonalized
 from comfyui_lavie.place import ROOT
 from comfyui_lavie.training.pack_encoders import load_vae
 
@@ -28,21 +27,6 @@ def model():
 @pytest.fixture(scope="module")
 def pictures():
     return np.stack([shapes.render_image(shapes.sample_scene(seed)) for seed in range(6)])
-
-
-@pytest.mark.parametrize("shape", [(20, 20), (12, 40), (40, 12)])
-def test_updates_are_orthogonal_and_keep_the_gradients_directions(shape):
-    """In the gradient's own singular vectors an update is diagonal, with about one everywhere."""
-    gradient = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    left, _, right = torch.linalg.svd(gradient, full_matrices=False)
-    inside = left.T @ orthogonalized(gradient) @ right.T
-    assert torch.allclose(inside, torch.diag(inside.diagonal()), atol=1e-4)
-    assert 0.6 < inside.diagonal()[:-2].min() and inside.diagonal().max() < 1.3  # the smallest may be too small to tell
-
-
-def test_vectors_are_refused():
-    with pytest.raises(ValueError, match="two or more axes"):
-        Muon([torch.nn.Parameter(torch.zeros(3))])
 
 
 def test_added_blocks_begin_without_effect(model, pictures):

@@ -56,7 +56,7 @@ def test_shapes_of_another_variation():
     [
         ("videos=many", "expected a whole number of 1 or more, got 'many'"),
         ("videos=1,colour=red", "split, videos_of, variation, got 'colour'"),
-        ("videos=1,videos_of=red+orange", "triangle, left, right, up, down, got 'orange'"),
+        ("videos=1,videos_of=red+orange", "down, black, gray, white, got 'orange'"),
         ("videos=1,split=heldout,videos_of=red+fish+right", "has only the words red+fish+right"),
         ("size=64", "videos or images of 1 or more"),
         ("videos=1,split=test", "split of train, heldout or all"),
