@@ -81,6 +81,7 @@ class Claim:
 
 
 BASE = ROOT / "weights" / "diffusion_models" / "lavie_nano_base.safetensors"
+TEMPORAL = "model.train=temporal"
 BEFORE = Variant("images", "before fine-tuning")
 LOOKS = {  # at what no video had
     "samples.every": 100, "samples.prompts": [caption(scene) for scene in scenes_of_words(24, False)],
@@ -89,14 +90,14 @@ LOOKS = {  # at what no video had
 CLAIMS = (  # in the order in which they are trained
     Claim(2, "some_videos", mixed_scenes, (
         Variant("video_only", "video only", ("data.images=0",)),
-        Variant("temporal_only", "video only, temporal layers only", ("data.images=0", "model.train=temporal")),
+        Variant("temporal_only", "video only, temporal layers only", ("data.images=0", TEMPORAL)),
         Variant("joint", "jointly with images of all words", ("data.images=2",)),
     ), LOOKS),
     Claim(1, "videos", heldout_scenes, (
-        Variant("rotary", "rotary positions and bias"),
-        Variant("rotary_alone", "rotary positions alone", ('model.config.positions="rotary"',)),
-        Variant("bias_alone", "bias alone", ('model.config.positions="bias"',)),
-        Variant("no_positions", "no positions", ("model.config.positions=false",)),
+        Variant("rotary", "rotary positions and bias", (TEMPORAL,)),
+        Variant("rotary_alone", "rotary positions alone", (TEMPORAL, 'model.config.positions="rotary"')),
+        Variant("bias_alone", "bias alone", (TEMPORAL, 'model.config.positions="bias"')),
+        Variant("no_positions", "no positions", (TEMPORAL, "model.config.positions=false")),
         Variant("no_temporal", "no temporal attention", ("model.train=spatial",)),
     )),
 )  # fmt: skip

@@ -41,9 +41,10 @@ out from training.
 - steady: each frame by itself shows the same colour, thing and facing;
 - headed things (fish, rocket, car) show the direction in each frame, symmetric ones only in the order of frames.
 
-Without positions the network treats the frames of a clip as a set. Without temporal attention all that frames share are
-the statistics of group normalisation, which LaVie takes over whole clips. The authors' network has rotary positions and
-a learned bias per distance; each is also tried alone.
+Only temporal layers learn, so that what is compared is theirs; the image model stays as it is. Without positions the
+network treats the frames of a clip as a set. Without temporal attention all that frames share are the statistics of
+group normalisation, which LaVie takes over whole clips; there the spatial layers learn instead, twenty times the
+weights. The authors' network has rotary positions and a learned bias per distance; each is also tried alone.
 
 ![Losses](claims_losses.svg)
 

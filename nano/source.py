@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "shapes", type=_shapes, nargs="+", metavar="videos=N,images=N,...",
         help="how many; also size=64 (pixels), frames=16, split=train (or heldout, all), videos_of=red+fish: "
         "videos of these colours, things, directions or backgrounds alone (of kinds that it does not name, all); "
+        "images_of=red+fish: images of them; "
         "variation=low (or wide: things begin anywhere, and are slow too)",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="folder of the catalogue")
@@ -61,14 +62,15 @@ def write_catalogue(parts: list[dict], out: Path) -> Catalogue:
 
 def shapes(
     videos: int, images: int, split: str = "train", size: int = 64, frames: int = 16, videos_of: Sequence[str] = (),
-    variation: str = "low",
+    images_of: Sequence[str] = (), variation: str = "low",
 ) -> Iterator[Item]:  # fmt: skip
-    """Clip i is `sample_scene(i, split, videos_of)` in `frames` frames, image i `sample_scene(IMAGE_SEEDS + i, split)`.
+    """Clip i is `sample_scene(i, split, videos_of)` in `frames` frames, image i of seed `IMAGE_SEEDS + i` and `images_of`.
 
     Both of the variation of that name.
     """
-    for kind, count, first in (("video", videos, 0), ("image", images, IMAGE_SEEDS)):
-        length, fps, only = (frames, FPS, list(videos_of)) if kind == "video" else (1, 0.0, [])
+    for kind, count, first, words in (("video", videos, 0, videos_of), ("image", images, IMAGE_SEEDS, images_of)):
+        length, fps = (frames, FPS) if kind == "video" else (1, 0.0)
+        only = list(words)
         for i in range(count):
             text = caption(sample_scene(first + i, split, only, VARIATIONS[variation]), kind)
             locator = {"source": "generated", "module": __name__, "split": split, "seed": first + i}
@@ -91,7 +93,7 @@ def render_frames(item: Item, indices: Sequence[int]) -> np.ndarray:
 def _shapes(text: str) -> dict:
     kinds = {
         "videos": positive, "images": positive, "size": positive, "frames": positive, "split": str,
-        "videos_of": _words, "variation": str,
+        "videos_of": _words, "images_of": _words, "variation": str,
     }  # fmt: skip
     found = {"videos": 0, "images": 0}
     for part in text.split(","):
@@ -103,13 +105,14 @@ def _shapes(text: str) -> dict:
         raise argparse.ArgumentTypeError("expected videos or images of 1 or more, and a split of train, heldout or all")
     if found.get("variation", "low") not in VARIATIONS:
         raise argparse.ArgumentTypeError(f"expected a variation of {' or '.join(VARIATIONS)}, got {found['variation']}")
-    if not triples_of(found.get("split", "train"), found.get("videos_of", ())):
-        raise argparse.ArgumentTypeError(f"no caption of this split has only the words {'+'.join(found['videos_of'])}")
+    for words in (found.get("videos_of", ()), found.get("images_of", ())):
+        if not triples_of(found.get("split", "train"), words):
+            raise argparse.ArgumentTypeError(f"no caption of this split has only the words {'+'.join(words)}")
     return found
 
 
 def _words(text: str) -> tuple[str, ...]:
     words, known = tuple(text.split("+")), (*COLORS, *THINGS, *DIRECTIONS, *BACKGROUNDS)
     if unknown := [word for word in words if word not in known]:
-        raise argparse.ArgumentTypeError(f"videos_of: expected some of {', '.join(known)}, got {', '.join(unknown)!r}")
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(known)}, got {', '.join(unknown)!r}")
     return words

@@ -9,7 +9,7 @@ import pytest
 from comfyui_lavie.datasets.catalogue import Catalogue
 from comfyui_lavie.datasets.sources import read_frames
 from comfyui_lavie.nano.__main__ import main
-from comfyui_lavie.nano.shapes import WIDE, caption, render, render_image, sample_scene
+from comfyui_lavie.nano.shapes import THINGS, WIDE, caption, render, render_image, sample_scene
 from comfyui_lavie.nano.source import shapes
 
 
@@ -30,6 +30,15 @@ def test_shapes_of_some_words(tmp_path):
     videos, images = ([i for i in Catalogue.load(tmp_path).items if i.kind == kind] for kind in ("video", "image"))
     assert {i.caption.split(" on a ")[0] for i in videos} == {"a blue car moving up", "a cyan car moving up"}
     assert any("car" not in i.caption for i in images)
+
+
+def test_images_of_chosen_words_alone(tmp_path):
+    assert command("--out", tmp_path, "videos=9,images=9,images_of=fish+rocket", "images=3,images_of=square") == 0
+    items = Catalogue.load(tmp_path).items
+    things = [{w for w in i.caption.split() if w in THINGS} for i in items if i.kind == "image"]
+    assert set().union(*things[:9]) == {"fish", "rocket"}
+    assert set().union(*things[9:]) == {"square"}
+    assert any("square" in i.caption or "car" in i.caption for i in items if i.kind == "video")
 
 
 def test_shapes_are_the_generator_s():
@@ -55,9 +64,10 @@ def test_shapes_of_another_variation():
     ("arguments", "message"),
     [
         ("videos=many", "expected a whole number of 1 or more, got 'many'"),
-        ("videos=1,colour=red", "split, videos_of, variation, got 'colour'"),
+        ("videos=1,colour=red", "split, videos_of, images_of, variation, got 'colour'"),
         ("videos=1,videos_of=red+orange", "down, black, gray, white, got 'orange'"),
         ("videos=1,split=heldout,videos_of=red+fish+right", "has only the words red+fish+right"),
+        ("images=1,split=heldout,images_of=red+fish+right", "has only the words red+fish+right"),
         ("size=64", "videos or images of 1 or more"),
         ("videos=1,split=test", "split of train, heldout or all"),
         ("videos=1,variation=high", "variation of low or wide, got high"),
