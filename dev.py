@@ -25,7 +25,7 @@ else:  # run as a script, before anything is installed
 
 DEMO_WORKFLOW = WORKFLOWS / "LaVie 02 Cascade - small models.json"
 # All tests, a file at a time on each core; each of these processes has a ComfyUI server of its own.
-ALL_TESTS = ["-q", "-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
+ALL_TESTS = ["-q", "-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile", "--durations=40"]
 PORTS = range(1, 65536)
 
 

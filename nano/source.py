@@ -64,7 +64,7 @@ def shapes(
     videos: int, images: int, split: str = "train", size: int = 64, frames: int = 16, videos_of: Sequence[str] = (),
     images_of: Sequence[str] = (), variation: str = "low",
 ) -> Iterator[Item]:  # fmt: skip
-    """Clip i is `sample_scene(i, split, videos_of)` in `frames` frames, image i of seed `IMAGE_SEEDS + i` and `images_of`.
+    """Clip i is `sample_scene(i, split, videos_of)` in `frames` frames; images have seeds from IMAGE_SEEDS on.
 
     Both of the variation of that name.
     """
