@@ -18,6 +18,7 @@ from pathlib import Path
 
 from . import text_encoder
 from . import vae as autoencoder
+from .shapes import HEADED
 
 RECIPES = Path(__file__).with_name("recipes")
 TIMES = "times.json"
@@ -70,9 +71,10 @@ def steps(out: Path) -> list[Step]:
     def export(recipe: str, stage: str) -> Step:
         return training(f"export {recipe}", "export", out / recipe, "--out", unets[stage])
 
-    def data(name: str, shapes: str) -> Step:
-        return nano(f"data {name}", "data", "--out", out / name, shapes)
+    def data(name: str, *shapes: str) -> Step:
+        return nano(f"data {name}", "data", "--out", out / name, *shapes)
 
+    headed = "+".join(HEADED)
     return [
         nano("text encoder", "text_encoder", "--out", text.parent),
         nano("VAE", "vae", "--out", vae.parent),
@@ -80,7 +82,9 @@ def steps(out: Path) -> list[Step]:
              "--factor", 4, "--width", 64, "--steps", 10000, "--out", large_vae.parent),
         data("data", "videos=10240,images=24576"),
         *train_all(BASE, "data"),
-        export(BASE[-1], "base"),
+        data("headed", f"videos=9216,images=13824,videos_of={headed},images_of={headed}", "videos=1536,images=3072"),
+        train("nano_headed", ("headed",), str(out / BASE[-1])),
+        export("nano_headed", "base"),
         data("few", "videos=1024"),
         train("nano_distill", ("few",), str(unets["base"])),
         training("export nano_distill", "export", out / "nano_distill", "--out", out / FEW_STEPS),

@@ -13,7 +13,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -35,7 +35,7 @@ from .build import RECIPES
 from .claims_measure import GUIDANCE, VIDEO_WORDS, Run, known, measure_runs, mixed_scenes, scenes_of_words
 from .claims_page import page
 from .claims_plot import plot
-from .evaluate import heldout_scenes
+from .evaluate import BASE, heldout_scenes
 from .shapes import Scene, caption
 from .source import write_catalogue
 
@@ -69,30 +69,25 @@ class Variant:
 class Claim:
     """What is compared.
 
-    ``videos``: catalogue of its clips; ``scenes``: what to ask for, by the number of clips; ``watched``: settings of
-    what is looked at during training.
+    ``videos``: catalogue of its clips; ``scenes``: what to ask for, by the number of clips; ``watched``: whether its
+    trainings are looked at while they run.
     """
 
     number: int
     videos: str
     scenes: Callable[[int], list[Scene]]
     variants: tuple[Variant, ...]
-    watched: dict = field(default_factory=dict)
+    watched: bool = False
 
 
-BASE = ROOT / "weights" / "diffusion_models" / "lavie_nano_base.safetensors"
 TEMPORAL = "model.train=temporal"
 BEFORE = Variant("images", "before fine-tuning")
-LOOKS = {  # at what no video had
-    "samples.every": 100, "samples.prompts": [caption(scene) for scene in scenes_of_words(24, False)],
-    "samples.steps": 10, "samples.guidance": GUIDANCE, "samples.evaluate": f"{known.__module__}:{known.__name__}",
-}  # fmt: skip
 CLAIMS = (  # in the order in which they are trained
     Claim(2, "some_videos", mixed_scenes, (
         Variant("video_only", "video only", ("data.images=0",)),
         Variant("temporal_only", "video only, temporal layers only", ("data.images=0", TEMPORAL)),
         Variant("joint", "jointly with images of all words", ("data.images=2",)),
-    ), LOOKS),
+    ), watched=True),
     Claim(1, "videos", heldout_scenes, (
         Variant("rotary", "rotary positions and bias", (TEMPORAL,)),
         Variant("rotary_alone", "rotary positions alone", (TEMPORAL, 'model.config.positions="rotary"')),
@@ -111,6 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, default, what in (
         ("--images", 24576, "images to prepare"), ("--videos", 4096, "videos to prepare, of each choice of words"),
         ("--clips", 48, "clips to measure of each run"), ("--sampling-steps", 10, "steps of the sampler"),
+        ("--watched", 24, "clips at each look during a training of claim 2"),
     ):  # fmt: skip
         parser.add_argument(name, type=positive, default=default, metavar="N", help=f"{what} (default: {default})")
     for number, default in ((1, [0, 1, 2]), (2, [0, 1, 2])):
@@ -126,12 +122,16 @@ def runs_of(args: argparse.Namespace) -> list[Run]:
     image_model = args.work / BEFORE.key / f"image_model_{file_digest(args.base)[:8]}.safetensors"
     bucket = "data.buckets=[{ frames = 1, height = 64, width = 64, rows = 1 }]"
     pictures = _recipe(args, BEFORE.key, ["images"], [*args.set, bucket, "data.video=false", "data.images=0"])
+    looks = {  # at what no video had
+        "samples.every": 100, "samples.prompts": [caption(scene) for scene in scenes_of_words(args.watched, False)],
+        "samples.steps": 10, "samples.guidance": GUIDANCE, "samples.evaluate": f"{known.__module__}:{known.__name__}",
+    }  # fmt: skip
     runs = [Run(CLAIMS[0].number, BEFORE.name, pictures, CLAIMS[0].scenes(args.clips), image_model)]
     for claim in CLAIMS:
         for variant in claim.variants:
             for seed in args.seeds1 if claim.number == 1 else args.seeds2:
-                forced = _changes({"model.start": str(image_model), "run.seed": seed, **claim.watched})
-                changes = [*args.set, *forced, *variant.changes]
+                forced = {"model.start": str(image_model), "run.seed": seed, **(looks if claim.watched else {})}
+                changes = [*args.set, *_changes(forced), *variant.changes]
                 recipe = _recipe(args, f"{variant.key}_{seed}", [claim.videos, "images"], changes)
                 runs.append(Run(claim.number, variant.name, recipe, claim.scenes(args.clips)))
     return runs

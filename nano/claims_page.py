@@ -24,12 +24,13 @@ follow each other, and (2) fine-tuning jointly on images and videos is pivotal, 
 lost. Here both are put to the test on networks of {weights:.1f} million weights and generated shapes, with the budgets
 at the end of this page. What they do need not be what large ones do; the same command takes larger budgets.
 
-Written by `python -P -m comfyui_lavie.nano claims`. All variants start from one image model: the spatial layers of the
-small base, which images went through alone when it was trained; its temporal layers begin anew. They learn from clips
-of {frames} frames of {width} x {height} pixels, and differ in what their row says and in nothing else. Clips are
-generated through ComfyUI ({steps} Euler steps, guidance {guidance:g}, seeds 0 to {last} for every run) and measured by
-their pixels. Motion that cannot be told counts as wrong; guessing is right in 0.17 of colours and of things and in 0.25
-of directions. Intervals are 95 %, over the clips of all seeds together as if they were independent.
+Written by `python -P -m comfyui_lavie.nano claims`. All variants start from one image model: the spatial layers of a
+small base (its file's SHA-256 begins with {base}), which images went through alone when it was trained; its temporal
+layers begin anew. They learn from clips of {frames} frames of {width} x {height} pixels, and differ in what their row
+says and in nothing else. Clips are generated through ComfyUI ({steps} Euler steps, guidance {guidance:g}, seeds 0 to
+{last} for every run) and measured by their pixels. Motion that cannot be told counts as wrong; guessing is right in
+0.17 of colours and of things and in 0.25 of directions. Intervals are 95 %, over the clips of all seeds together as if
+they were independent.
 """
 CLAIM1 = """
 ## Claim 1: temporal self-attention with rotary positions
@@ -198,6 +199,7 @@ def page(runs: list[Run], sampling_steps: int) -> str:
     head = HEAD.format(
         weights=max(one.weights for one in took.values()) / 1e6, last=max(len(run.scenes) for run in runs) - 1,
         frames=bucket.frames, width=bucket.width, height=bucket.height, steps=sampling_steps, guidance=GUIDANCE,
+        base=runs[0].weights.stem.rpartition("_")[2],
     )  # fmt: skip
     by_name: dict[str, list[Cost]] = {}
     for run in runs[1:]:

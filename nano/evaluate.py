@@ -34,6 +34,7 @@ from .shapes import BACKGROUNDS, HEADED, HELDOUT, TRIPLES, Scene, caption, rende
 from .strict import Strictness, measure_frames
 from .strict import table as strict_table
 
+BASE = ROOT / "weights" / "diffusion_models" / "lavie_nano_base.safetensors"
 VAE = ROOT / "weights" / "vae" / "lavie_nano_vae.safetensors"
 TEXT_TO_VIDEO = NANO_WORKFLOWS / "lavie_nano_text_to_video.json"
 CEILING_CLIPS = 96  # true clips are drawn in no time, but measured as slowly as others

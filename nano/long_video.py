@@ -19,6 +19,8 @@ from pathlib import Path
 from ..comfyui_api.clips import Generate
 from ..datasets.prepare import positive
 from ..place import NANO_WORKFLOWS, ROOT, SetupError, find_comfyui
+from ..training.files import file_digest
+from .evaluate import BASE
 from .kept import graph_clips, measurement_clips
 from .long_video_measure import APART, WAYS, Way, apart, videos_of
 from .long_video_page import page, plot, row
@@ -79,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
                     generate = generator(server, way, args.steps, args.first_frame, clips)
                     measured.append((way, videos_of(way, generate, args.videos)))
                     print(" | ".join(row(*measured[-1])), flush=True)
-        args.out.write_text(page(measured, args.steps, time.monotonic() - start), encoding="utf-8")
+        args.out.write_text(page(measured, args.steps, time.monotonic() - start, file_digest(BASE)), encoding="utf-8")
         plot(measured, args.out.with_suffix(".svg"))
     except (SetupError, ServerError, WorkflowError, ValueError, OSError) as error:
         print(f"long_video: {error}", file=sys.stderr)

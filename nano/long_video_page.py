@@ -23,10 +23,11 @@ LaVie was trained on clips of {clip} frames. Three ways lead beyond:
 - **The first-frame-conditioned base, recursively**, as in the paper: LaVie Extend Video with such a model, overlap 1
   (`LaVie 09 Your video goes on`). {first_frame}
 
-Measured on the nano model, {videos} videos of each, every second caption naming a background, held out from training;
-{recursions} extensions of a first clip of {clip} frames; {steps} Euler steps, guidance of the workflows, seeds 0 to
-{last}. Written by `python -P -m comfyui_lavie.nano long_video`; {seconds:.0f} s here. Intervals are 95 %:
-Student's of means, Wilson's of rates.
+Measured on the nano model (a base whose SHA-256 begins with {base}), {videos} videos of each, every second caption
+naming a background, held out from training; {recursions} extensions of a first clip of {clip} frames;
+{steps} Euler steps, guidance of the workflows, seeds 0 to {last}. Written by
+`python -P -m comfyui_lavie.nano long_video`; {seconds:.0f} s here. Intervals are 95 %: Student's of
+means, Wilson's of rates.
 
 - seam: mean difference of neighbouring frames where a clip or window begins, in parts of that elsewhere; 1 is no seam;
 - end to start: the same where the last frame would be followed by the first, which a loop is to make 1;
@@ -80,8 +81,8 @@ def rows_by_part(way: Way, videos: list[Video]) -> list[list[str]]:
     return lines
 
 
-def page(measured: Measured, steps: int, seconds: float) -> str:
-    """The whole document."""
+def page(measured: Measured, steps: int, seconds: float, base: str) -> str:
+    """The whole document; `base`, the first digits of the digest of the base's file."""
     count = len(measured[0][1])
     missing = "No trained weights of it are published, and none were measured here."
     told = (
@@ -91,7 +92,7 @@ def page(measured: Measured, steps: int, seconds: float) -> str:
     first_frame = told if any(way.first_frame for way, _ in measured) else missing
     head = HEAD.format(
         clip=CLIP, recursions=RECURSIONS, videos=count, last=count - 1, steps=steps, seconds=seconds,
-        first_frame=first_frame,
+        first_frame=first_frame, base=base,
     )  # fmt: skip
     heads = ["way", "end to start", "seam, named", "drift, named", "seam, open", "drift, open"]
     ways = markdown_table(heads, [row(*one) for one in measured])

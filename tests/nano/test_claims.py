@@ -44,7 +44,7 @@ def arguments(*words: object) -> argparse.Namespace:
 def tiny(folder, *more: object) -> list[str]:
     """The command line of all trainings made tiny, its results in ``folder``."""
     changes = [f"encoders.text={TEXT}", f"encoders.vae={VAE}", *TINY, BUCKET.format(frames=4)]
-    words = ["--work", folder / "work", "--out", folder / "claims.md", "--images", 8, "--videos", 8]
+    words = ["--work", folder / "work", "--out", folder / "claims.md", "--images", 8, "--videos", 8, "--watched", 2]
     words += ["--base", folder / "base.safetensors", "--seeds1", 0, "--seeds2", 3, "--clips", 3, "--sampling-steps", 2]
     return list(map(str, [*words, *more, *(part for change in changes for part in ("--set", change))]))
 

@@ -94,14 +94,15 @@ def test_a_workflow_of_another_length_is_refused():
 
 def test_every_way_and_part_is_on_the_page_and_in_the_picture(tmp_path):
     measured = [(way, videos_of(way, lambda prompt, seed, n=way.frames: moving(n), 2)) for way in (*WAYS, APART)]
-    text = page(measured, steps=3, seconds=1.0)
+    text = page(measured, steps=3, seconds=1.0, base="0123abcd")
     tables = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| ---")]
     assert len(tables) == 2 + len(measured) * (1 + 1 + RECURSIONS)
     for name in ("one.svg", "again.svg"):
         plot(measured, tmp_path / name)
     picture = (tmp_path / "one.svg").read_text()
     assert picture == (tmp_path / "again.svg").read_text() and all(way.name in picture for way in (*WAYS, APART))
-    assert "nano base of that kind is measured" in text and "were measured here" in page(measured[:2], 3, 1.0)
+    assert "(a base whose SHA-256 begins with 0123abcd)" in text
+    assert "nano base of that kind is measured" in text and "were measured here" in page(measured[:2], 3, 1.0, "")
 
 
 def test_the_first_frame_model_makes_the_extensions_alone(comfyui):
