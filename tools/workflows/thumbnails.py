@@ -44,7 +44,7 @@ SHOWN = (  # in the order of TEMPLATES
     Shown("a yellow triangle moving down on a gray background"),
     Shown("a green car moving left on a black background"),
     Shown("a purple square moving up on a white background"),
-    Shown("a red rocket moving right on a gray background"),
+    Shown("a red car moving left on a gray background"),
     Shown("a red circle moving right on a gray background", "a yellow circle moving right on a gray background"),
     Shown("a purple circle moving up on a gray background"),
     Shown("a green fish moving left on a white background"),
