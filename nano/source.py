@@ -64,9 +64,9 @@ def shapes(
     videos: int, images: int, split: str = "train", size: int = 64, frames: int = 16, videos_of: Sequence[str] = (),
     images_of: Sequence[str] = (), variation: str = "low",
 ) -> Iterator[Item]:  # fmt: skip
-    """Clip i is `sample_scene(i, split, videos_of)` in `frames` frames; images have seeds from IMAGE_SEEDS on.
+    """Clip i is `sample_scene(i, split, videos_of)` in `frames` frames, all of the variation of that name.
 
-    Both of the variation of that name.
+    Image i is likewise the scene of the seed IMAGE_SEEDS + i and of `images_of`.
     """
     for kind, count, first, words in (("video", videos, 0, videos_of), ("image", images, IMAGE_SEEDS, images_of)):
         length, fps = (frames, FPS) if kind == "video" else (1, 0.0)
@@ -100,14 +100,17 @@ def _shapes(text: str) -> dict:
         name, _, value = part.partition("=")
         if name not in kinds:
             raise argparse.ArgumentTypeError(f"expected {', '.join(kinds)}, got {name!r}")
-        found[name] = kinds[name](value)
+        try:
+            found[name] = kinds[name](value)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f"{name}: {error}") from None
     if found.get("split", "train") not in ("train", "heldout", "all") or found["videos"] + found["images"] < 1:
         raise argparse.ArgumentTypeError("expected videos or images of 1 or more, and a split of train, heldout or all")
     if found.get("variation", "low") not in VARIATIONS:
         raise argparse.ArgumentTypeError(f"expected a variation of {' or '.join(VARIATIONS)}, got {found['variation']}")
-    for words in (found.get("videos_of", ()), found.get("images_of", ())):
-        if not triples_of(found.get("split", "train"), words):
-            raise argparse.ArgumentTypeError(f"no caption of this split has only the words {'+'.join(words)}")
+    for name in ("videos_of", "images_of"):
+        if not triples_of(found.get("split", "train"), words := found.get(name, ())):
+            raise argparse.ArgumentTypeError(f"{name}: no caption of this split has only the words {'+'.join(words)}")
     return found
 
 

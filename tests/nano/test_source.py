@@ -63,11 +63,18 @@ def test_shapes_of_another_variation():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("videos=many", "expected a whole number of 1 or more, got 'many'"),
+        ("videos=many", "videos: expected a whole number of 1 or more, got 'many'"),
         ("videos=1,colour=red", "split, videos_of, images_of, variation, got 'colour'"),
         ("videos=1,videos_of=red+orange", "down, black, gray, white, got 'orange'"),
-        ("videos=1,split=heldout,videos_of=red+fish+right", "has only the words red+fish+right"),
-        ("images=1,split=heldout,images_of=red+fish+right", "has only the words red+fish+right"),
+        ("images=1,images_of=orange", "images_of: expected some of red, green"),
+        (
+            "videos=1,split=heldout,videos_of=red+fish+right",
+            "videos_of: no caption of this split has only the words red+fish+right",
+        ),
+        (
+            "images=1,split=heldout,images_of=red+fish+right",
+            "images_of: no caption of this split has only the words red+fish+right",
+        ),
         ("size=64", "videos or images of 1 or more"),
         ("videos=1,split=test", "split of train, heldout or all"),
         ("videos=1,variation=high", "variation of low or wide, got high"),
