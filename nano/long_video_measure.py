@@ -22,6 +22,7 @@ from .measure import measure_clip
 from .shapes import Scene, caption
 
 CLIP, RECURSIONS = 16, 5
+SLOW = 4.0  # pixels that a part goes at least to have a direction; what fits into a long video is slower than a clip
 WINDOWS, LOOP, EXTENDED, ONE_CLIP = (
     f"lavie_nano_{use}.json" for use in ("long_video", "looping_video", "long_video_extended", "text_to_video")
 )
@@ -57,9 +58,12 @@ class Way:
 CLIP_BORDERS = tuple(range(CLIP, 76, 12))
 WAYS = (
     Way("context windows, FreeNoise", WINDOWS, {"frames": 76}, 12, (*range(8, 60, 8), 60)),
+    Way("context windows, no FreeNoise", WINDOWS, {"frames": 76, "freenoise": False}, 12, (*range(8, 60, 8), 60)),
+    Way("context windows, FreeNoise, overlap 4", WINDOWS, {"frames": 76, "overlap": 4}, 12, tuple(range(12, 72, 12))),
     Way("context windows, loop", LOOP, {"frames": 76}, 12, ()),
     Way("LaVie Extend Video", EXTENDED, {"total_frames": 76}, 12, CLIP_BORDERS),
     Way("LaVie Extend Video, denoise 1", EXTENDED, {"total_frames": 76, "denoise": 1.0}, 12, CLIP_BORDERS),
+    Way("LaVie Extend Video, overlap 8", EXTENDED, {"total_frames": 56, "overlap": 8}, 8, tuple(range(CLIP, 56, 8))),
     Way(
         "first-frame-conditioned base", EXTENDED, {"total_frames": 91, "overlap": 1}, 15, tuple(range(CLIP, 91, 15)),
         first_frame=True,
@@ -118,7 +122,7 @@ def measure(frames: np.ndarray, way: Way, scene: Scene) -> Video:
     starts = [part.start for part in way.parts[1:]]
     parts = []
     for part, drift, seam in zip(way.parts, drifts(frames, starts), seams_of_parts(frames, way), strict=True):
-        seen = measure_clip(frames[part])
+        seen = measure_clip(frames[part], SLOW)
         right = (seen.color == scene.color, seen.thing == scene.thing, seen.direction == scene.direction)
         parts.append(VideoPart(*right, seam, drift))
     [around] = seams(np.concatenate([frames, frames[:1]]), [len(frames)])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..evaluation.statistics import Estimate, Rate, student_mean
 from ..tables import markdown_table
-from .long_video_measure import CLIP, RECURSIONS, Measured, Video, Way
+from .long_video_measure import CLIP, RECURSIONS, SLOW, Measured, Video, Way
 from .plots import write_lines
 
 HEAD = """\
@@ -31,18 +31,22 @@ means, Wilson's of rates.
 
 - seam: mean difference of neighbouring frames where a clip or window begins, in parts of that elsewhere; 1 is no seam;
 - end to start: the same where the last frame would be followed by the first, which a loop is to make 1;
+- direction: that of the prompt, if the part goes {slow:.0f} pixels at least;
 - drift: distance of the mean colour of the last part from that of the first clip, of 255;
 - named, open: captions that name a background, and captions that leave it open.
 
-Context windows keep the look without seams, but look at direction: what is blended from windows that each want the
-thing in the middle hardly moves the way the prompt says. Extended clips move; their seams are the price. A loop closes
-without a seam, but nothing in it goes the way the prompt says, for windows begin elsewhere at every step; and what the
-prompt leaves open drifts along it, so name the background.
+Context windows keep the look without seams, but look at direction: neighbouring windows each want the thing to cross
+the picture, and blended at every step it stands still in all parts but the first and the last. Noise of its own for
+every window does not change that, nor does a smaller overlap; FreeNoise keeps what the prompt leaves open. A loop
+closes without a seam, and has to come back to where it began: a thing that goes one way would have to leave the picture
+and come in again, which no clip of training shows.
 
-Frames held under the highest noise say nothing: there the network decides anew what the prompt leaves open, which is
-what *denoise* 1 shows. With *denoise* 0.8 new frames start from the last one, below that noise. What is left of the
-seams is motion: the nano model has only seen things that cross the middle in {clip} frames, so a thing that has reached
-the edge begins again.
+**Extended clips go the way the prompt says in every part**; their seams are the price. Sharing 8 frames instead of 4
+makes seams and drift smaller, for half as much work again, and costs some of the direction: so the node shares 4. What
+is left of the seams is motion: the nano model has mostly seen things that cross the middle in {clip} frames, so a thing
+that has reached the edge begins again. Frames held under the highest noise say nothing: there the network decides anew
+what the prompt leaves open, which is what *denoise* 1 shows; with the default of 0.8 new frames start from the last
+one, below that noise. With every way, a background that the prompt names stays.
 
 """
 
@@ -87,12 +91,12 @@ def page(measured: Measured, steps: int, seconds: float, base: str) -> str:
     missing = "No trained weights of it are published, and none were measured here."
     told = (
         "The nano base of that kind is measured; none is published.\n  Its clips are slow, 5 to 6 pixels each (see its "
-        "recipe); a direction is told from 8 pixels on."
+        "recipe)."
     )
     first_frame = told if any(way.first_frame for way, _ in measured) else missing
     head = HEAD.format(
         clip=CLIP, recursions=RECURSIONS, videos=count, last=count - 1, steps=steps, seconds=seconds,
-        first_frame=first_frame, base=base,
+        first_frame=first_frame, base=base, slow=SLOW,
     )  # fmt: skip
     heads = ["way", "end to start", "seam, named", "drift, named", "seam, open", "drift, open"]
     ways = markdown_table(heads, [row(*one) for one in measured])
