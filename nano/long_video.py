@@ -3,7 +3,7 @@
 Contract: videos of a first clip and extensions, through the shipped workflows in a real ComfyUI server, measured by
 pixels alone (`long_video_measure.py`):
 
-    python -P -m comfyui_lavie.nano long_video --videos 8 --out docs/long_video.md
+    python -P -m comfyui_lavie.nano long_video --videos 24 --steps 6 --out docs/long_video.md
 """
 
 from __future__ import annotations

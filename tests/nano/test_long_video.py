@@ -72,6 +72,14 @@ def test_each_part_is_judged_by_the_prompt():
     assert all(part.direction for part in measured.parts)
 
 
+@pytest.mark.parametrize(("step", "told"), [(1, True), (0, False)])
+def test_half_a_pixel_a_frame_is_a_direction_and_none_is_not(step, told):
+    """Of 64 pixels: what goes one way through a whole long video cannot go faster."""
+    scene = replace(SCENE, direction="right")
+    measured = measure(moving(76, color=COLORS["red"], step=step), EXTENDED, scene)
+    assert [part.direction for part in measured.parts] == [told] * (1 + RECURSIONS)
+
+
 def test_clips_apart_have_seeds_of_their_own():
     seeds = []
 
