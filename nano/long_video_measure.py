@@ -56,9 +56,10 @@ class Way:
         return [slice(0, CLIP), *(slice(start, start + self.new) for start in starts)]
 
 CLIP_BORDERS = tuple(range(CLIP, 76, 12))
+WINDOW_BORDERS = (*range(8, 60, 8), 60)  # the last window ends with the video
 WAYS = (
-    Way("context windows, FreeNoise", WINDOWS, {"frames": 76}, 12, (*range(8, 60, 8), 60)),
-    Way("context windows, no FreeNoise", WINDOWS, {"frames": 76, "freenoise": False}, 12, (*range(8, 60, 8), 60)),
+    Way("context windows, FreeNoise", WINDOWS, {"frames": 76}, 12, WINDOW_BORDERS),
+    Way("context windows, no FreeNoise", WINDOWS, {"frames": 76, "freenoise": False}, 12, WINDOW_BORDERS),
     Way("context windows, FreeNoise, overlap 4", WINDOWS, {"frames": 76, "overlap": 4}, 12, tuple(range(12, 72, 12))),
     Way("context windows, loop", LOOP, {"frames": 76}, 12, ()),
     Way("LaVie Extend Video", EXTENDED, {"total_frames": 76}, 12, CLIP_BORDERS),

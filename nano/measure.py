@@ -30,7 +30,7 @@ _MIN_SHARE = 0.6  # of all high-chroma pixels that the largest region must hold,
 _MIN_PRESENCE = 0.75  # of the frames that must show a thing before anything is said about it
 _MIN_HUE_SHARE = 0.5  # of the chroma that must vote for the winning colour
 _MIN_CORRELATION = 0.8  # with the best template; true clips reach 0.95 and more
-LEAST_TRAVEL = 8.0  # pixels over the clip, below which no direction is told; most true clips travel 24 to 32
+_MIN_TRAVEL = 8.0  # pixels over the clip, below which no direction is told; most true clips travel 24 to 32
 _MIN_STRAIGHTNESS = 0.8  # R^2 of position against time
 _MAX_SLANT = 0.5  # travel across / travel along
 _MAX_BACKGROUND_CHROMA = 40
@@ -57,10 +57,10 @@ class Measurement:
 _NOTHING = {**dict.fromkeys(("color", "thing", "facing", "axis", "direction"), NONE), "speed": 0.0, "correlation": 0.0}
 
 
-def measure_clip(frames: np.ndarray, least_travel: float = LEAST_TRAVEL) -> Measurement:
+def measure_clip(frames: np.ndarray, min_travel: float = _MIN_TRAVEL) -> Measurement:
     """Measure a clip, uint8 (F, H, W, 3) with H = W >= 64. With F = 1 there is no motion to report.
 
-    What goes less than `least_travel` pixels of a 64 x 64 frame from first to last has no direction.
+    What goes less than `min_travel` pixels of a 64 x 64 frame from first to last has no direction.
     """
     frames = _to_reference_size(frames)
     chroma = _chroma(frames)
@@ -72,7 +72,7 @@ def measure_clip(frames: np.ndarray, least_travel: float = LEAST_TRAVEL) -> Meas
     here = np.flatnonzero(presence)
     cover = np.stack([cover_of(chroma[f], masks[f], peaks[f]) for f in here])
     centroids = np.array([ndimage.center_of_mass(c)[::-1] for c in cover])  # (N, 2) as x, y
-    axis, direction, speed = _motion(here, centroids, least_travel)
+    axis, direction, speed = _motion(here, centroids, min_travel)
     thing, facing, correlation = _thing(cover, centroids)
     color = _color(frames[here].astype(np.float32), np.where(np.array(masks)[here], chroma[here], 0))
     return Measurement(color, thing, facing, axis, direction, background, speed, correlation, presence)
@@ -125,7 +125,7 @@ def cover_of(chroma: np.ndarray, mask: np.ndarray, peak: float) -> np.ndarray:
     return np.where(ndimage.binary_dilation(mask, iterations=2), np.clip(chroma / peak, 0, 1), 0)
 
 
-def _motion(times: np.ndarray, centroids: np.ndarray, least_travel: float) -> tuple[str, str, float]:
+def _motion(times: np.ndarray, centroids: np.ndarray, min_travel: float) -> tuple[str, str, float]:
     """(axis, direction, speed) from a straight line fitted to the centroids, (N, 2), of the frames `times`, (N,)."""
     if len(times) < 3:
         return NONE, NONE, 0.0
@@ -136,7 +136,7 @@ def _motion(times: np.ndarray, centroids: np.ndarray, least_travel: float) -> tu
     straightness = slope[along] ** 2 * (time @ time) / spread if spread > 0 else 0.0
     travel = abs(slope) * np.ptp(times)
     slanted = travel[1 - along] > _MAX_SLANT * travel[along]
-    if travel[along] < least_travel or slanted or straightness < _MIN_STRAIGHTNESS:
+    if travel[along] < min_travel or slanted or straightness < _MIN_STRAIGHTNESS:
         return NONE, NONE, float(np.hypot(*slope))
     step = [0, 0]
     step[along] = int(np.sign(slope[along]))

@@ -257,7 +257,7 @@ def test_hook_keyframes_schedule_strength_over_steps(model, changed, lora):
 
 
 @pytest.mark.core("TorchCompileModel")
-@pytest.mark.parametrize("backend", ["aot_eager", "eager"])  # all but the compiler of C++, which takes minutes
+@pytest.mark.parametrize("backend", ["inductor", "eager"])  # eager: traced alike, but quickly
 def test_compiled_model_computes_the_same_and_keeps_its_lora(files, backend):
     """A LoRA before the compile node and, where that is quick, another after it."""
     config = UNetConfig.base(
