@@ -18,11 +18,11 @@ WORKFLOW = Path(comfyui_lavie.__file__).parent / "nano" / "workflows" / "lavie_n
 
 def test_two_clips_are_generated_kept_and_measured(comfyui, tmp_path):
     """The clips are those of the evaluation; one that is there already is read, not made."""
-    generate = workflow_clips(comfyui.server, WORKFLOW, tmp_path, steps=25)
+    generate = workflow_clips(comfyui.server, WORKFLOW, tmp_path, steps=8)
     samples = evaluate(generate, samples=2, seed=7, progress=False)
     assert [s.seed for s in samples] == [7, 8]
     assert all(s.measurement.color == s.scene.color for s in samples)
-    report = json.loads(json.dumps(to_json(samples, steps=25)))
+    report = json.loads(json.dumps(to_json(samples, steps=8)))
     assert report["rates"][0] == {
         "name": "colour", "successes": 2, "count": 2, "rate": 1.0, "interval": list(rates(samples)[0].interval)
     }  # fmt: skip
@@ -31,7 +31,7 @@ def test_two_clips_are_generated_kept_and_measured(comfyui, tmp_path):
     records = manifest.read(folder)
     assert [record.seed for record in records] == [7, 8] and records[0].weights
     runs = len(comfyui.server.get("/history"))
-    again = workflow_clips(comfyui.server, WORKFLOW, tmp_path, steps=25)(samples[0].prompt, 7)
+    again = workflow_clips(comfyui.server, WORKFLOW, tmp_path, steps=8)(samples[0].prompt, 7)
     assert np.array_equal(again, read_clip(folder / records[0].file))
     assert len(comfyui.server.get("/history")) == runs
 

@@ -19,8 +19,8 @@ from comfyui_lavie.nano.measure import measure_clip
 from comfyui_lavie.nano.shapes import BACKGROUNDS, NEW_COLORS, TRIPLES
 from comfyui_lavie.tests.compat.kit import WEIGHTS, lcm_lora
 from comfyui_lavie.tools.workflows.designs import BLUEPRINT
+from comfyui_lavie.tools.workflows.templates import EXAMPLE_VIDEO, LCM_LORA, NANO, PUBLISHED, TEMPLATES
 from comfyui_lavie.tools.workflows.thumbnails import CELL, CELL_GAP, SHOWN, STRIP, make_examples, spread, thumbnail
-from comfyui_lavie.tools.workflows.variants import EXAMPLE_VIDEO, LCM_LORA, NANO, PUBLISHED, TEMPLATES
 from PIL import Image
 from safetensors.torch import save_file
 

@@ -12,14 +12,14 @@ from comfyui_lavie.comfyui_api.graphs import WorkflowError, last_saved, set_inpu
 from comfyui_lavie.place import NANO_WORKFLOWS, WORKFLOWS
 from comfyui_lavie.tools.workflows.graph import WorkflowGraph, origins
 from comfyui_lavie.tools.workflows.make import make_files
-from comfyui_lavie.tools.workflows.variants import CASCADE, NANO, START, TEMPLATES, USES, measured_name
+from comfyui_lavie.tools.workflows.templates import CASCADE, NANO, START, TEMPLATES, USES, measured_name
 from comfyui_lavie.tools.workflows.view import opening_zoom
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / "weights"
 FILES = sorted([*WORKFLOWS.glob("*.json"), *NANO_WORKFLOWS.glob("*.json")])
-BY_NAME = {**TEMPLATES, **{measured_name(use): (NANO, use) for use in USES}}  # (variant, use) of a file
+BY_NAME = {**TEMPLATES, **{measured_name(use): (NANO, use) for use in USES}}  # (model_set, use) of a file
 LINK = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")  # of a link inside a subgraph
 TITLE_HEIGHT = 30  # pixels of a node's title, above its position
 
@@ -130,20 +130,20 @@ def test_templates_are_in_order():
     """Sorted A to Z, which alone orders them alike on every computer, they begin with what a newcomer needs."""
     names = [file.stem for file in WORKFLOWS.glob("*.json")]
     assert sorted(names) == list(TEMPLATES) and list(TEMPLATES)[:2] == [START, CASCADE]
-    assert len({(variant.prefix, use) for variant, use in TEMPLATES.values()}) == len(TEMPLATES) <= 16
+    assert len({(model_set.prefix, use) for model_set, use in TEMPLATES.values()}) == len(TEMPLATES) <= 16
     assert all(re.fullmatch(r"LaVie \d\d [\w -]{9,40}", name) for name in names), "safe as file names and addresses"
 
 
 @pytest.mark.parametrize("name", [name for name, template in TEMPLATES.items() if template.use == "cascade"])
 def test_several_stages_are_one_node_each(name):
     """The cascade's view: prompt, note, three stages and what they save; a face has what an artist changes."""
-    variant, graph = TEMPLATES[name].variant, json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    model_set, graph = TEMPLATES[name].model_set, json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
     stages = {d["name"]: next(n for n in graph["nodes"] if n["type"] == d["id"]) for d in definitions_of(graph)}
     assert list(stages) == ["Text to video", "Interpolation", "Super-resolution"]
     others = [node["type"] for node in graph["nodes"] if node not in stages.values()]
     assert sorted(others) == ["MarkdownNote", "PrimitiveStringMultiline", *["SaveVideo"] * 3]
     changed = {"prompt", "seed", "steps", "guidance", "model"}
-    shared = variant.stages["base"].text_encoder == variant.stages["super_resolution"].text_encoder
+    shared = model_set.stages["base"].text_encoder == model_set.stages["super_resolution"].text_encoder
     for name, more in (
         ("Text to video", {"width", "height", "frames", "text_encoder", "vae"}), ("Interpolation", set()),
         ("Super-resolution", {"noise_level", "color_radius", "vae"} | (set() if shared else {"text_encoder"})),

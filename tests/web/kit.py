@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from comfyui_lavie.tools.browser import close_dialogs
-from comfyui_lavie.tools.workflows.variants import START
+from comfyui_lavie.tools.workflows.templates import START
 from playwright.sync_api import TimeoutError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -24,7 +24,7 @@ from comfyui_lavie.tests.web.kit import (
 )
 from comfyui_lavie.tools.browser import BrowserError, close_dialogs, find_chromium, open_browser, open_comfyui, setting
 from comfyui_lavie.tools.texts import read
-from comfyui_lavie.tools.workflows.variants import CASCADE, START, TEMPLATES
+from comfyui_lavie.tools.workflows.templates import CASCADE, START, TEMPLATES
 from playwright.sync_api import TimeoutError
 
 PREVIEWS = "LaVie.Preview.Enabled"

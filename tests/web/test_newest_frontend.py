@@ -18,7 +18,7 @@ from comfyui_lavie.environment import find_uv
 from comfyui_lavie.place import find_comfyui
 from comfyui_lavie.tests.web.kit import finished_video, open_template, picture, play, run, wait_for_readout
 from comfyui_lavie.tools.browser import BrowserError, find_chromium, open_browser
-from comfyui_lavie.tools.workflows.variants import CASCADE
+from comfyui_lavie.tools.workflows.templates import CASCADE
 
 PACKAGE = "comfyui-frontend-package"
 PATIENCE_MS = 120_000

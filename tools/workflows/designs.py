@@ -12,7 +12,7 @@ from .graph import GREEN, RED, Output, WorkflowGraph
 from .notes import note_text
 from .stages import StagePart, fold_stages
 from .subgraph import Exposed, blueprint
-from .variants import (
+from .templates import (
     BASE_FPS,
     DENOISE,
     DOWNLOADS,
@@ -30,9 +30,9 @@ from .variants import (
     PUBLISHED,
     TEMPLATES,
     USES,
+    ModelSet,
     Stage,
     Template,
-    Variant,
     measured_name,
 )
 from .ways import Pictures, change_prompts, encode_title, hold_frames, lora_on_frames, to_few_steps
@@ -60,35 +60,35 @@ class StageResult(NamedTuple):
 
 
 class Design(WorkflowGraph):
-    """A workflow in the making: one use of one variant."""
+    """A workflow in the making: one use of one model_set."""
 
-    def __init__(self, variant: Variant, use: str, object_info: dict, origins: dict[str, dict]):
+    def __init__(self, model_set: ModelSet, use: str, object_info: dict, origins: dict[str, dict]):
         models = {name: download.entry(name) for name, download in DOWNLOADS.items()}
-        super().__init__(f"{variant.prefix}_{use}", object_info, origins, models)
-        self._variant, self._use, self._loaded = variant, use, {}
-        self._size = {"width": variant.width, "height": variant.height}
+        super().__init__(f"{model_set.prefix}_{use}", object_info, origins, models)
+        self._model_set, self._use, self._loaded = model_set, use, {}
+        self._size = {"width": model_set.width, "height": model_set.height}
         self._pictures: Pictures | None = None
 
     def build(self, folded: bool = True) -> dict:
         """The note, what it starts from, stage after stage; ``folded``: those that follow on something as one node."""
-        self.note("About this workflow", note_text(self._variant, self._use))
+        self.note("About this workflow", note_text(self._model_set, self._use))
         stages, start, way = USES[self._use]
         clip = self._existing_video(resize=stages != ("super_resolution",)) if start == "video" else None
         if start == "pictures":
             with self.group("First and last frame"):
                 self._pictures = Pictures(*(self._picture(title) for title in ("First frame", "Last frame")))
         repaint = start == "video" and stages == ("base",) and not way
-        prompt = self._variant.new_prompt if repaint else self._variant.prompt
+        prompt = self._model_set.new_prompt if repaint else self._model_set.prompt
         if len(stages) > 1 or way == "lora":
             with self.group("Prompt"):
                 prompt = self._prompt("Prompt", prompt)
                 if way == "lora":
-                    prompt = (prompt, self._prompt("Prompt with the LoRA", self._variant.lora_prompt))
+                    prompt = (prompt, self._prompt("Prompt with the LoRA", self._model_set.lora_prompt))
         parts = []
         for stage in stages:
             ending, before = "" if stage == stages[-1] else f"_{stage}", len(self._nodes)
             with self.group("Video to video" if repaint else "Longer" if clip and way else TITLES[stage]):
-                clip = getattr(self, f"_{stage}")(self._variant.stages[stage], prompt, clip, ending)
+                clip = getattr(self, f"_{stage}")(self._model_set.stages[stage], prompt, clip, ending)
             members = set(range(before + 1, len(self._nodes) + 1))
             parts.append(StagePart(self._groups[-1]["title"], DOES[stage], members))
         flat = self.finish()
@@ -127,7 +127,7 @@ class Design(WorkflowGraph):
             model, stage = to_few_steps(self, model), stage._replace(sampling=FEW_STEPS)
         self.column()
         if way == "prompts":
-            texts = change_prompts(self, text_encoder, (prompt, self._variant.new_prompt), stage.negative)
+            texts = change_prompts(self, text_encoder, (prompt, self._model_set.new_prompt), stage.negative)
         elif way == "lora":
             texts = lora_on_frames(self, text_encoder, prompt, stage.negative)
         else:
@@ -253,14 +253,14 @@ class Design(WorkflowGraph):
     def _save(self, video: Output, ending: str) -> None:
         """The node that writes the file and shows it; an ending tells which stage before the last made it."""
         use = "" if self._use == "text_to_video" else f"_{self._use}"
-        prefix = f"video/{self._variant.prefix}{use}{ending}"
+        prefix = f"video/{self._model_set.prefix}{use}{ending}"
         self.add("SaveVideo", 340, 320, video=video, filename_prefix=prefix, format="mp4")
 
 
 def build_workflows(object_info: dict, origins: dict[str, dict]) -> dict[str, dict]:
     """{file name without its suffix: workflow in UI format}, of TEMPLATES and MEASURED."""
     designs = {**TEMPLATES, **{measured_name(use): Template(NANO, use) for use in MEASURED}}
-    return {name: Design(variant, use, object_info, origins).build() for name, (variant, use) in designs.items()}
+    return {name: Design(model_set, use, object_info, origins).build() for name, (model_set, use) in designs.items()}
 
 
 BLUEPRINT = "LaVie text to video (cascade)"  # the file's name too: the browser shows it

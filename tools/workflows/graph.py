@@ -186,7 +186,7 @@ class WorkflowGraph:
                     found.append(Input(name, kind, options, part == "required"))
                     continue
                 template, used = options["template"], [key for key in values if key.startswith(name + ".")]
-                (kind, _), = template["input"]["required"].values()
+                ((kind, _),) = template["input"]["required"].values()
                 for count, suffix in enumerate(template["names"][: len(used) + 1]):
                     found.append(Input(f"{name}.{suffix}", kind, {}, count < template["min"]))
         return found

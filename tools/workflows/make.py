@@ -20,8 +20,8 @@ from ...datasets.video import write_animation
 from ...place import NANO_WORKFLOWS, ROOT, WORKFLOWS, SetupError, find_comfyui
 from .designs import BLUEPRINT, build_blueprint, build_workflows
 from .graph import origins, workflow_text
+from .templates import TEMPLATES
 from .thumbnails import cascade_side_by_side, write_thumbnails
-from .variants import TEMPLATES
 
 ANIMATION, ANIMATION_FPS = ROOT / "docs" / "demo.webp", 24
 

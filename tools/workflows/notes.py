@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .variants import (
+from .templates import (
     CASCADE,
     DENOISE,
     DOWNLOADS,
@@ -18,7 +18,7 @@ from .variants import (
     START,
     TEMPLATES,
     USES,
-    Variant,
+    ModelSet,
 )
 
 MAKES = {
@@ -125,27 +125,27 @@ VOCABULARY = (
 )
 
 
-def note_text(variant: Variant, use: str) -> str:
+def note_text(model_set: ModelSet, use: str) -> str:
     """Markdown: what the workflow makes, the files it needs and where they are, what to try."""
     stages = USES[use].stages
     sizes = {
-        "frames": FRAMES, "interpolated": 4 * (FRAMES - 1) + 1, "long": LONG_FRAMES, "width": variant.width,
-        "height": variant.height, "wide": 4 * variant.width, "high": 4 * variant.height, "loop": LOOP_FRAMES,
+        "frames": FRAMES, "interpolated": 4 * (FRAMES - 1) + 1, "long": LONG_FRAMES, "width": model_set.width,
+        "height": model_set.height, "wide": 4 * model_set.width, "high": 4 * model_set.height, "loop": LOOP_FRAMES,
     }  # fmt: skip
     parts = [MAKES[use].format(**sizes)]
-    if (variant, use) == TEMPLATES[START]:
+    if (model_set, use) == TEMPLATES[START]:
         parts.append(START_HERE.format(cascade=CASCADE, published=next(n for n in TEMPLATES if "small" not in n)))
     if USES[use].start == "pictures":
         parts.append(YOUR_PICTURES)
     if USES[use].start == "video":
         parts.append(YOUR_VIDEO)
         if stages != ("super_resolution",):
-            parts.append(f"Frames are scaled to {variant.width} x {variant.height}; what juts out is cut off.")
-    if variant.prefix == NANO.prefix:
+            parts.append(f"Frames are scaled to {model_set.width} x {model_set.height}; what juts out is cut off.")
+    if model_set.prefix == NANO.prefix:
         parts += ["**Files**: all come with this pack.", VOCABULARY]
     else:
         few = USES[use].way == "few_steps"
-        names = [name for stage in stages for name in variant.stages[stage][:3]]
+        names = [name for stage in stages for name in model_set.stages[stage][:3]]
         parts.append("**Files**, to be put under `models/`\n" + _files([*names, *([LCM_LORA] if few else [])]))
         parts.append(NONE_SMALL if few else SMALL.format(prompt=NANO.prompt))
         parts.append("**Settings**\n" + "\n".join(f"- {LCM if few else REFERENCE[stage]}" for stage in stages))

@@ -130,9 +130,7 @@ class _Border:
         }  # fmt: skip
 
 
-def blueprint(
-    workflow: dict, name: str, description: str, origin: dict, result: int, exposed: list[Exposed]
-) -> dict:
+def blueprint(workflow: dict, name: str, description: str, origin: dict, result: int, exposed: list[Exposed]) -> dict:
     """The nodes that lead to output 0 of node ``result``, as a blueprint of the browser's library: one instance."""
     members = _leading_to(workflow, result)
     alone = {**workflow, "links": [link for link in workflow["links"] if link[3] in members]}  # nothing else is fed

@@ -19,7 +19,7 @@ from ...comfyui_api.server import ComfyUIServer
 from ...datasets.video import decode_video, encode_video
 from .designs import Design
 from .graph import origins
-from .variants import BASE_FPS, EXAMPLE_PICTURE, EXAMPLE_VIDEO, NANO, TEMPLATES, USES, Variant
+from .templates import BASE_FPS, EXAMPLE_PICTURE, EXAMPLE_VIDEO, NANO, TEMPLATES, USES, ModelSet
 
 CELL, CELL_GAP, STRIP = 192, 4, 28  # pixels of a frame (of a small one less), between frames, of the caption below
 WIDTH = 2 * CELL + CELL_GAP
@@ -35,7 +35,7 @@ class Shown(NamedTuple):
     prompt: str
     other: str = ""
 
-    def variant(self) -> Variant:
+    def model_set(self) -> ModelSet:
         return NANO._replace(prompt=self.prompt, new_prompt=self.other, lora_prompt=self.other)
 
 
@@ -59,18 +59,18 @@ SHOWN = (  # in the order of TEMPLATES
 )
 
 
-def make_video(server: ComfyUIServer, use: str, variant: Variant = NANO) -> bytes:
+def make_video(server: ComfyUIServer, use: str, model_set: ModelSet = NANO) -> bytes:
     """What a use makes with the nano models."""
     info = server.object_info()
-    api = to_api(Design(variant, use, info, origins()).build(), info)
+    api = to_api(Design(model_set, use, info, origins()).build(), info)
     return server.fetch(last_saved(api, server.run(api), ".mp4"))
 
 
 def cascade_side_by_side(server: ComfyUIServer) -> np.ndarray:
     """The three stages of the cascade of the small models at the same moments, uint8 (F, H, 3 W and gaps, 3)."""
     name = next(name for name, template in TEMPLATES.items() if template == (NANO, "cascade"))
-    info, variant = server.object_info(), SHOWN[list(TEMPLATES).index(name)].variant()
-    outputs = server.run(to_api(Design(variant, "cascade", info, origins()).build(), info))
+    info, model_set = server.object_info(), SHOWN[list(TEMPLATES).index(name)].model_set()
+    outputs = server.run(to_api(Design(model_set, "cascade", info, origins()).build(), info))
     stages = sorted((decode_video(server.fetch(file)) for file in saved_files(outputs, ".mp4")), key=lambda v: v.size)
     count, height = stages[-1].shape[:2]
     gap = np.full((count, height, 2 * CELL_GAP, 3), 255, np.uint8)
@@ -93,7 +93,7 @@ def write_thumbnails(server: ComfyUIServer, files: Iterable[Path]) -> None:
     shown = dict(zip(TEMPLATES, SHOWN, strict=True))
     for file in files:
         template = TEMPLATES[file.stem]
-        small = "" if template.variant is NANO else "shown with the small models"
+        small = "" if template.model_set is NANO else "shown with the small models"
         rows = frame_rows(server, template.use, shown[file.stem])
         thumbnail([row for _, row in rows], small, [label for label, _ in rows]).save(file, quality=90)
 
@@ -103,14 +103,14 @@ def frame_rows(server: ComfyUIServer, use: str, shown: Shown) -> list[tuple[str,
 
     Of interpolation four rows: the frames given, then those that are made of them.
     """
-    variant, (stages, start, way) = shown.variant(), USES[use]
-    given = None if start == "prompt" and len(stages) == 1 else _base_video(server, variant)
+    model_set, (stages, start, way) = shown.model_set(), USES[use]
+    given = None if start == "prompt" and len(stages) == 1 else _base_video(server, model_set)
     if start == "video":
         given = given[::SPARSE] if stages == ("interpolation",) else given
         server.add_input(EXAMPLE_VIDEO, _mp4(given))
     elif start == "pictures":
         server.add_input(EXAMPLE_PICTURE, _png(given[0]))
-    made = decode_video(make_video(server, "text_to_video" if way == "few_steps" else use, variant))
+    made = decode_video(make_video(server, "text_to_video" if way == "few_steps" else use, model_set))
     if stages == ("interpolation",):
         after = [made[at : at + SPARSE] for at in range(0, len(made) - 1, SPARSE)]
         return [(BEFORE, given), (AFTER, after[0]), *(("", row) for row in after[1:])]
@@ -154,8 +154,8 @@ def thumbnail(rows: Sequence[Row], caption: str = "", labels: Sequence[str] = ()
     return picture
 
 
-def _base_video(server: ComfyUIServer, variant: Variant) -> np.ndarray:
-    return decode_video(make_video(server, "text_to_video", variant))
+def _base_video(server: ComfyUIServer, model_set: ModelSet) -> np.ndarray:
+    return decode_video(make_video(server, "text_to_video", model_set))
 
 
 def _mp4(frames: np.ndarray) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .graph import GREEN, RED, Output, WorkflowGraph
-from .variants import FRAMES, LCM_LORA, LORA
+from .templates import FRAMES, LCM_LORA, LORA
 
 WHITE = 0xFFFFFF
 FRAMES_WITHOUT, FRAMES_WITH = "Frames without the LoRA", "Frames with the LoRA"

@@ -73,7 +73,7 @@ class Stage(NamedTuple):
     color_radius: float | None = None
 
 
-class Variant(NamedTuple):
+class ModelSet(NamedTuple):
     """Published or nano: everything in which their workflows differ."""
 
     prefix: str
@@ -94,7 +94,7 @@ NANO_SAMPLING = Sampling(None, "euler", 25, 2.0, 1)
 # guidance would double their time.
 NANO_FOLLOWING = NANO_SAMPLING._replace(steps=2, guidance=1.0)
 
-PUBLISHED = Variant(
+PUBLISHED = ModelSet(
     prefix="lavie",
     width=512,
     height=320,
@@ -113,7 +113,7 @@ PUBLISHED = Variant(
         ),
     },
 )  # fmt: skip
-NANO = Variant(
+NANO = ModelSet(
     prefix="lavie_nano",
     width=64,
     height=64,
@@ -136,7 +136,7 @@ FEW_STEPS = Sampling(None, "lcm", 6, 1.3, 400, "sgm_uniform")
 class Template(NamedTuple):
     """A file of workflows/: whose models it asks for, and what for."""
 
-    variant: Variant
+    model_set: ModelSet
     use: str
 
 
@@ -159,7 +159,7 @@ _TITLES = (  # ComfyUI shows them in the order of their names when sorted A to Z
     ("Text to video in 6 steps", PUBLISHED, "text_to_video_few_steps"),
 )
 TEMPLATES = {f"LaVie {number:02} {title}": Template(*rest) for number, (title, *rest) in enumerate(_TITLES, 1)}
-START, CASCADE = (name for name, template in TEMPLATES.items() if template.variant is NANO and "LoRA" not in name)
+START, CASCADE = (name for name, template in TEMPLATES.items() if template.model_set is NANO and "LoRA" not in name)
 MEASURED = (
     "text_to_video", "cascade", "video_to_video", "interpolate_video", "upscale_video", "long_video",
     "long_video_extended", "extend_video", "looping_video", "first_last_frame",
