@@ -14,6 +14,7 @@ COMMANDS = {  # name: (module with add_arguments and run, what it does)
     "build": ("build", "all the small models, from nothing; goes on where it was stopped"),
     "data": ("source", "write a catalogue of generated clips and images"),
     "evaluate": ("evaluate", "measure how well a base model follows captions, through a real ComfyUI"),
+    "lost": ("lost", "tell at which noise a base loses the looks of things"),
     "figures": ("figures.command", "measure all the small models, and write docs/nano.md"),
     "claims": ("claims", "measure two claims of the paper on small networks, and write docs/claims.md"),
     "long_video": ("long_video", "measure the ways to a long video, and write docs/long_video.md"),

@@ -64,16 +64,21 @@ class Denoiser:
         self.unet.eval().channels_last()
         self.text, self.alphas = load_text_encoder(text), alphas_cumprod()
 
-    def __call__(self, latents: torch.Tensor, prompt: str, start: int, rng: torch.Generator) -> torch.Tensor:
-        """Noise a clip, (F, 4, h, w), to the timestep `start`, and denoise it by DDIM in STEPS steps."""
-        context = encode(*self.text, [prompt])
-        timesteps = torch.linspace(start, 0, STEPS + 1).round().long()[:-1]
-        alpha = self.alphas[start]
+    def __call__(
+        self, latents: torch.Tensor, prompt: str, start: int, rng: torch.Generator, steps: int = STEPS,
+        guidance: float = 1.0,
+    ) -> torch.Tensor:  # fmt: skip
+        """Noise a clip, (F, 4, h, w), to the timestep `start`, and denoise it by DDIM; guidance 1: prompt alone."""
+        context = encode(*self.text, [prompt] if guidance == 1 else [prompt, ""])
+        timesteps = torch.linspace(start, 0, steps + 1).round().long()[:-1]
+        alpha, copies = self.alphas[start], len(context)
         x = alpha.sqrt() * latents + (1 - alpha).sqrt() * torch.randn(latents.shape, generator=rng)
         for i, t in enumerate(timesteps):
             alpha = self.alphas[t]
-            following = self.alphas[timesteps[i + 1]] if i + 1 < STEPS else torch.ones(())
-            x0 = to_x0(self.prediction, denoise(self.unet, x[None], t.expand(1), context, len(x))[0], x, alpha)
+            following = self.alphas[timesteps[i + 1]] if i + 1 < steps else torch.ones(())
+            outputs = denoise(self.unet, x.expand(copies, *x.shape), t.expand(copies), context, len(x))
+            output = outputs[-1] + guidance * (outputs[0] - outputs[-1])
+            x0 = to_x0(self.prediction, output, x, alpha)
             noise = (x - alpha.sqrt() * x0) / (1 - alpha).sqrt()
             x = following.sqrt() * x0 + (1 - following).sqrt() * noise
         return x
