@@ -21,7 +21,7 @@ def test_the_further_from_the_truth_the_more_noise_there_was():
     alone, little, much = (denoised(vae, denoiser, SCENE, start, 0).astype(float) for start in (0, 60, 900))
     assert np.allclose(alone, to_pixels(vae.decode(vae.encode(to_model(truth)))).numpy(), atol=1)
     errors = [np.abs(frames - truth).mean() for frames in (alone, little, much)]
-    assert errors[0] < errors[1] < 2 * errors[0] and errors[2] > 2 * errors[1], errors
+    assert errors[0] < errors[1] < 2 * errors[0] and errors[2] > 1.5 * errors[1], errors
 
 
 def test_the_table_has_a_row_of_each_timestep(capsys):
