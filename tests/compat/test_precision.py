@@ -15,15 +15,24 @@ from nodes import LoraLoaderModelOnly
 
 NANO = WEIGHTS / "diffusion_models" / "lavie_nano_base.safetensors"
 # Largest relative error of a prediction that each weight type may have. On the CPU ComfyUI computes in float32: it is
-# the rounding of weights that costs; the file itself is fp16.
+# the rounding of weights that costs, and how much depends on the weights: what is bounded here is what the shipped base
+# loses, with room for the next one. That nothing else is lost is tested beside it. The file itself is fp16.
 BOUNDS = {
-    "fp32": 1e-6, "fp16": 1e-6, "bf16": 0.03, "fp8_e4m3fn": 0.15, "fp8_e4m3fn_fast": 0.15, "fp8_e5m2": 0.35,
+    "fp32": 1e-6, "fp16": 1e-6, "bf16": 0.03, "fp8_e4m3fn": 0.25, "fp8_e4m3fn_fast": 0.25, "fp8_e5m2": 0.5,
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def reference():
     return predict(load_model(str(NANO), "base", {"dtype": torch.float32}), frames=4)
+
+
+def rounded_to(dtype: torch.dtype):
+    """The nano base in float32, each of its weights as near as ``dtype`` comes to it."""
+    model = load_model(str(NANO), "base", {"dtype": torch.float32})
+    for weight in model.model.diffusion_model.parameters():
+        weight.data.copy_(weight.data.to(dtype))
+    return model
 
 
 @pytest.mark.parametrize(
@@ -40,8 +49,11 @@ def reference():
 )
 def test_error_of_weight_dtypes(reference, name):
     model = load_model(str(NANO), "base", WEIGHT_DTYPES[name])
-    assert next(model.model.diffusion_model.parameters()).dtype == WEIGHT_DTYPES[name]["dtype"]
-    error = relative(predict(model, frames=4), reference)
+    dtype = WEIGHT_DTYPES[name]["dtype"]
+    assert next(model.model.diffusion_model.parameters()).dtype == dtype
+    got = predict(model, frames=4)
+    assert relative(got, predict(rounded_to(dtype), frames=4)) < 1e-5
+    error = relative(got, reference)
     assert error < BOUNDS[name]
     assert (error > 1e-5) == (BOUNDS[name] > 1e-5)
 
@@ -57,7 +69,7 @@ def test_files_of_any_precision(files, reference, stored):
     cast = load_model(str(files / "stored.safetensors"), "base", {"dtype": torch.float32})
     wanted = predict(cast, frames=4)
     assert relative(predict(stored_alone, frames=4), wanted) < 0.03
-    assert relative(wanted, reference) < {torch.bfloat16: 0.03, torch.float8_e4m3fn: 0.15}.get(stored, 1e-6)
+    assert relative(wanted, reference) < BOUNDS[{torch.bfloat16: "bf16", torch.float8_e4m3fn: "fp8_e4m3fn"}.get(stored, "fp32")]
 
 
 @pytest.mark.core("LoRA on fp8 weights")
