@@ -6,6 +6,7 @@ level too; ComfyUI then uses the CPU unless there is an accelerator. Nothing is 
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -38,6 +39,12 @@ def pytest_configure(config):
     from comfy.cli_args import args  # reads no command line unless main.py asks for it
 
     args.cpu = not torch.accelerator.is_available()
+
+
+def pytest_collection_finish():
+    """Spare what all modules hold from every later search for garbage: trainings and ComfyUI search often."""
+    gc.collect()
+    gc.freeze()
 
 
 class Session:
