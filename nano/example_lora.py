@@ -22,7 +22,11 @@ from .build import RECIPES
 COLOR = "orange"
 IMAGES = 16
 OTHERS = 32  # images of known colours beside them: without these a small model forgets what it knew
-SETTINGS = ("run.steps=260", "optimizer.lr=1.5e-3")  # more pictures than the recipe is for: longer and slower
+SETTINGS = (  # more pictures than the recipe is for: longer, slower and in more layers
+    "run.steps=520",
+    "optimizer.lr=1.5e-3",
+    'lora.targets=["attention", "feed_forward"]',
+)
 FILE_NAME = "lavie_nano_orange_lora.safetensors"
 
 

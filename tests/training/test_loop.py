@@ -48,7 +48,7 @@ def recipe_in(world, out, name="base", **values):
         "interpolation": {"data__fps": 8.0},
         "super_resolution": {"encoders__vae": world / "vae", "model__start": world / "vsr.safetensors"},
         "nano_joint": {"data__images": 2}, "nano_refine": {"data__images": 3}, "nano_shapes": {"data__images": 2},
-        "nano_headed": {"data__images": 2}, "nano_outlines": {"data__images": 2},
+        "nano_headed": {"data__images": 2}, "nano_outlines": {"data__images": 2}, "nano_fish": {"data__images": 2},
         "nano_images": {"model__start": "random", "model__config": SIZES},
     }.get(name, {})  # fmt: skip
     start = {"model__start": world / "base.safetensors"}
@@ -65,7 +65,7 @@ def steps(training, count):
 
 @pytest.mark.parametrize("name", [
     "base", "first_frame", "interpolation", "super_resolution", "nano_images", "nano_joint", "nano_refine",
-    "nano_shapes", "nano_headed", "nano_outlines",
+    "nano_shapes", "nano_headed", "nano_outlines", "nano_fish",
 ])  # fmt: skip
 def test_every_recipe_trains_and_its_export_is_what_comfyui_loads(world, tmp_path, name):
     recipe = recipe_in(world, tmp_path / "run", name, validation__every=2, validation__heldout=2,
