@@ -22,9 +22,9 @@ from .build import RECIPES
 COLOR = "orange"
 IMAGES = 16
 OTHERS = 32  # images of known colours beside them: without these a small model forgets what it knew
-SETTINGS = (  # more pictures than the recipe is for: longer, slower and in more layers
+SETTINGS = (  # a colour that is to show at the base's own guidance: longer, faster and in more layers than the recipe
     "run.steps=520",
-    "optimizer.lr=1.5e-3",
+    "optimizer.lr=4e-3",
     'lora.targets=["attention", "feed_forward"]',
 )
 FILE_NAME = "lavie_nano_orange_lora.safetensors"
