@@ -40,8 +40,8 @@ class Shown(NamedTuple):
 
 
 SHOWN = (  # in the order of TEMPLATES
-    Shown("a blue circle moving right on a white background"),
-    Shown("a yellow triangle moving down on a gray background"),
+    Shown("a purple car moving right on a gray background"),
+    Shown("a red fish moving right on a white background"),
     Shown("a green car moving left on a black background"),
     Shown("a purple square moving up on a white background"),
     Shown("a red car moving left on a gray background"),
