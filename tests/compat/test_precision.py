@@ -69,7 +69,8 @@ def test_files_of_any_precision(files, reference, stored):
     cast = load_model(str(files / "stored.safetensors"), "base", {"dtype": torch.float32})
     wanted = predict(cast, frames=4)
     assert relative(predict(stored_alone, frames=4), wanted) < 0.03
-    assert relative(wanted, reference) < BOUNDS[{torch.bfloat16: "bf16", torch.float8_e4m3fn: "fp8_e4m3fn"}.get(stored, "fp32")]
+    name = {torch.bfloat16: "bf16", torch.float8_e4m3fn: "fp8_e4m3fn"}.get(stored, "fp32")
+    assert relative(wanted, reference) < BOUNDS[name]
 
 
 @pytest.mark.core("LoRA on fp8 weights")
