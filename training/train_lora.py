@@ -16,9 +16,11 @@ from .train import train
 
 DESCRIPTION = """\
 Teach a model a new thing, person, colour or style from a handful of captioned images (16 will do), as small adapters on
-its spatial layers. Motion stays what it was: temporal layers are not touched, so the new thing moves as others do.
+its spatial layers. Temporal layers are not touched, so the new thing moves as others do. If it does not go where the
+prompt says, learn jointly: a folder of captioned clips of known things beside the images, and a recipe with data.images
+above 0 and buckets of several frames, such as nano_joint_lora.
 
-IMAGES is a folder (or list, or shard; see `prepare --help`). Each image needs a caption: image.txt beside image.png, a
+IMAGES is a folder (or list, or shard; see `prepare --help`). Each file needs a caption: image.txt beside image.png, a
 captions.csv, or --caption for all. Use a word the model does not know for what is new, and describe the rest plainly.
 
 The run's folder gets the catalogue, checkpoints, and at the end the LoRA in both formats; put one into
@@ -28,6 +30,7 @@ EPILOG = """\
 examples:
   lora photos/cats --caption "a photo of a sks cat" --out runs/cats
   lora photos/orange --recipe my_lora.toml --out runs/orange --set run.steps=300
+  lora photos/orange clips/others --recipe my_joint_lora.toml --out runs/orange
 """
 
 

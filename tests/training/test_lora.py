@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import comfy.lora
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from comfyui_lavie.comfyui_api.clips import frames_only, make_clip
+from comfyui_lavie.datasets.catalogue import Catalogue
+from comfyui_lavie.datasets.video import encode_video
 from comfyui_lavie.lavie_models import LaVieUNet, UNetConfig
 from comfyui_lavie.lavie_models.comfyui.model import load_model
 from comfyui_lavie.lavie_models.comfyui.text_encoder import load_text_encoder as load_clip
@@ -18,8 +21,10 @@ from comfyui_lavie.nano.example_lora import COLOR, write_pictures
 from comfyui_lavie.nano.figures.graphs import with_lora
 from comfyui_lavie.nano.figures.lora import hue, is_new_color
 from comfyui_lavie.nano.measure import measure_clip
+from comfyui_lavie.nano.shapes import caption, render, sample_scene
 from comfyui_lavie.tests.tiny_training import (
     TEXT,
+    TINY,
     VAE,
     WEIGHTS,
     make_catalogue,
@@ -63,6 +68,26 @@ def test_only_adapters_of_spatial_layers_learn(trained):
     assert not any("temp" in name for name in training.parameters)
     ups = [value for name, value in training.parameters.items() if name.endswith("up.weight")]
     assert ups and all(up.any() for up in ups), "every adapter has learned something"
+
+
+def test_clips_beside_the_images_are_learned_jointly(tmp_path):
+    """`lora IMAGES CLIPS`: two folders, one catalogue, and rows of a clip and images."""
+    write_pictures(tmp_path / "pictures")
+    (tmp_path / "clips").mkdir()
+    for seed in range(3):
+        scene = sample_scene(seed)
+        encode_video(render(scene), tmp_path / f"clips/{seed}.mp4", 8)
+        (tmp_path / f"clips/{seed}.txt").write_text(caption(scene))
+    base = save_unet(make_unet(), tmp_path / "base.safetensors")
+    changes = {**TINY, **{"model.start": str(base), "encoders.text": str(TEXT), "encoders.vae": str(VAE)}}
+    words = [word for change in settings(**changes) for word in ("--set", change)]
+    folders = [str(tmp_path / "pictures"), str(tmp_path / "clips")]
+    out = tmp_path / "run"
+    assert main(["lora", *folders, "--recipe", recipe_named("nano_joint_lora"), "--out", str(out), *words]) == 0
+    steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert all(step["video"] > 0 and step["images"] > 0 and step["bad"] == 0 for step in steps) and len(steps) == 2
+    assert {item.kind for item in Catalogue.load(out / "catalogue").items} == {"video", "image"}
+    assert all((out / f"run_{naming}.safetensors").exists() for naming in FORMATS)
 
 
 def test_targets_mean_what_they_say():
