@@ -41,12 +41,12 @@ every window does not change that, nor does a smaller overlap; FreeNoise keeps w
 closes without a seam, and has to come back to where it began: a thing that goes one way would have to leave the picture
 and come in again, which no clip of training shows.
 
-**Extended clips go the way the prompt says in every part, nine times of ten**; their seams are the price. Sharing 8 instead of 4
-makes seams and drift smaller, for half as much work again, and costs some of the direction: so the node shares 4. What
-is left of the seams is motion: the nano model has mostly seen things that cross the middle in {clip} frames, so a thing
-that has reached the edge begins again. Frames held under the highest noise say nothing: there the network decides anew
-what the prompt leaves open, which is what *denoise* 1 shows; with the default of 0.8 new frames start from the last
-one, below that noise. With every way, a background that the prompt names stays.
+**Extended clips go the way the prompt says in every part, nine times of ten**; their seams are the price. Sharing 8
+frames instead of 4 makes seams and drift smaller, for half as much work again, and costs some of the direction: so
+the node shares 4. What is left of the seams is motion: the nano model has mostly seen things that cross the middle in
+{clip} frames, so a thing that has reached the edge begins again. Frames held under the highest noise say nothing:
+there the network decides anew what the prompt leaves open, which is what *denoise* 1 shows; with the default of 0.8
+new frames start from the last one, below that noise. With every way, a background that the prompt names stays.
 
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
@@ -12,14 +13,16 @@ from tqdm import tqdm
 
 from ...comfyui_api.clips import Generate
 from ...comfyui_api.graphs import load_workflow, set_inputs
-from ...evaluation.statistics import Rate
+from ...evaluation.statistics import Rate, mean
 from ...place import ROOT
+from ...tables import markdown_table
 from ...training.errors import TrainingError
 from ..evaluate import evaluate, rates_table, to_json
 from ..example_lora import COLOR, FILE_NAME
 from ..kept import graph_clips
 from ..measure import measure_clip
-from ..shapes import DIRECTIONS, NEW_COLORS, THINGS
+from ..shapes import DIRECTIONS, NEW_COLORS, THINGS, Scene, caption
+from ..strict import MEASURES, Strictness, measure_frames, values_of
 from .graphs import add_lora_file, sampling_of, with_lora, workflow_path, workflow_weights
 from .parts import Goal, Settings
 
@@ -63,12 +66,14 @@ def new_color_clips(taught: Generate, plain: Generate, settings: Settings) -> li
     clips = []
     for number in tqdm(range(settings.samples), desc=NAME, unit="clip"):
         thing, direction = asked[number % len(asked)]
-        prompt, seed = f"a {COLOR} {thing} moving {direction}", settings.seed + number
+        scene = Scene(COLOR, thing, direction, "gray", False, (32, 32), travel=28, length=24, moment=0.5)
+        prompt, seed = caption(scene), settings.seed + number
         frames = taught(prompt, seed)
         seen = measure_clip(frames)
         clips.append({
             "prompt": prompt, "seed": seed, "thing": thing, "direction": direction, "hue": hue(frames),
             "seen_thing": seen.thing, "seen_direction": seen.direction, "hue_without": hue(plain(prompt, seed)),
+            "strict": asdict(measure_frames(frames, scene)),
         })  # fmt: skip
     return clips
 
@@ -94,7 +99,11 @@ def tell(result: dict) -> str:
         file=result["file"], workflow=WORKFLOW, color=COLOR, new=len(result["clips"]),
         old=len(result["samples"]), tolerance=TOLERANCE,
     )  # fmt: skip
-    return f"{intro}\n{rates_table(_new(result))}\n\nOld captions, with the LoRA:\n\n{rates_table(old)}\n"
+    kinds = [[Strictness(**clip["strict"]) for clip in result[kind]] for kind in ("clips", "samples")]
+    found = {name: [values_of(clips, field) for clips in kinds] for field, name in MEASURES.items()}
+    rows = [[name, *(mean(values).text(3) if values else "-" for values in both)] for name, both in found.items()]
+    strict = markdown_table(["frame by frame, as of the base", "new colour", "old captions"], rows)
+    return f"{intro}\n{rates_table(_new(result))}\n\nOld captions, with the LoRA:\n\n{rates_table(old)}\n\n{strict}\n"
 
 
 def goals(result: dict) -> list[Goal]:

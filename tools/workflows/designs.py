@@ -81,9 +81,11 @@ class Design(WorkflowGraph):
         prompt = self._model_set.new_prompt if repaint else self._model_set.prompt
         if len(stages) > 1 or way == "lora":
             with self.group("Prompt"):
-                prompt = self._prompt("Prompt", prompt)
                 if way == "lora":
-                    prompt = (prompt, self._prompt("Prompt with the LoRA", self._model_set.lora_prompt))
+                    without, with_it = self._model_set.lora_prompts
+                    prompt = (self._prompt("Prompt", without), self._prompt("Prompt with the LoRA", with_it))
+                else:
+                    prompt = self._prompt("Prompt", prompt)
         parts = []
         for stage in stages:
             ending, before = "" if stage == stages[-1] else f"_{stage}", len(self._nodes)

@@ -81,7 +81,7 @@ class ModelSet(NamedTuple):
     height: int
     prompt: str
     new_prompt: str  # what an existing video is turned into, and what a prompt that changes becomes
-    lora_prompt: str
+    lora_prompts: tuple[str, str]  # of the frames without a LoRA and of those with it
     stages: dict[str, Stage]
 
 
@@ -100,7 +100,10 @@ PUBLISHED = ModelSet(
     height=320,
     prompt="a teddy bear walking in the park, oil painting style, high quality",
     new_prompt="a robot walking in the park, oil painting style, high quality",
-    lora_prompt="a teddy bear walking in the park, in the style of the LoRA",
+    lora_prompts=(
+        "a teddy bear walking in the park, oil painting style, high quality",
+        "a teddy bear walking in the park, in the style of the LoRA",
+    ),
     stages={
         "base": Stage("lavie_base.pt", CLIP_L, SD_VAE, Sampling("ddim", "ddim", 50, 7.5, 400)),
         "interpolation": Stage(
@@ -119,7 +122,7 @@ NANO = ModelSet(
     height=64,
     prompt="a red fish moving right",
     new_prompt="a blue fish moving right",
-    lora_prompt="a orange fish moving right",
+    lora_prompts=("a red car moving right", "a orange car moving right"),
     stages={
         "base": Stage("lavie_nano_base.safetensors", NANO_TEXT_ENCODER, NANO_VAE, NANO_SAMPLING),
         "interpolation": Stage("lavie_nano_interpolation.safetensors", NANO_TEXT_ENCODER, NANO_VAE, NANO_FOLLOWING),

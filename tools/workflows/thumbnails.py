@@ -36,7 +36,7 @@ class Shown(NamedTuple):
     other: str = ""
 
     def model_set(self) -> ModelSet:
-        return NANO._replace(prompt=self.prompt, new_prompt=self.other, lora_prompt=self.other)
+        return NANO._replace(prompt=self.prompt, new_prompt=self.other, lora_prompts=tuple(self))
 
 
 SHOWN = (  # in the order of TEMPLATES
@@ -54,7 +54,7 @@ SHOWN = (  # in the order of TEMPLATES
     Shown("a purple rocket moving up on a black background"),
     Shown("a green square moving up on a gray background", "a yellow square moving up on a gray background"),
     Shown("a blue car moving left on a white background"),
-    Shown("a cyan fish moving left on a black background", "a orange fish moving left on a black background"),
+    Shown("a cyan triangle moving down on a gray background", "a orange triangle moving down on a gray background"),
     Shown("a red circle moving down on a black background"),
 )
 
