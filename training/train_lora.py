@@ -18,7 +18,7 @@ DESCRIPTION = """\
 Teach a model a new thing, person, colour or style from a handful of captioned images (16 will do), as small adapters on
 its spatial layers. Temporal layers are not touched, so the new thing moves as others do. If it does not go where the
 prompt says, learn jointly: a folder of captioned clips of known things beside the images, and a recipe with data.images
-above 0 and buckets of several frames, such as nano_joint_lora.
+above 0 and buckets of several frames, such as nano/recipes/nano_joint_lora.toml.
 
 IMAGES is a folder (or list, or shard; see `prepare --help`). Each file needs a caption: image.txt beside image.png, a
 captions.csv, or --caption for all. Use a word the model does not know for what is new, and describe the rest plainly.

@@ -82,8 +82,7 @@ class Design(WorkflowGraph):
         if len(stages) > 1 or way == "lora":
             with self.group("Prompt"):
                 if way == "lora":
-                    without, with_it = self._model_set.lora_prompts
-                    prompt = (self._prompt("Prompt", without), self._prompt("Prompt with the LoRA", with_it))
+                    prompt = tuple(map(self._prompt, ("Prompt", "Prompt with the LoRA"), self._model_set.lora_prompts))
                 else:
                     prompt = self._prompt("Prompt", prompt)
         parts = []
