@@ -70,7 +70,7 @@ class Claim:
     """What is compared.
 
     ``videos``: catalogue of its clips; ``scenes``: what to ask for, by the number of clips; ``watched``: whether its
-    trainings are looked at while they run.
+    trainings are looked at while they run; ``changes``: what all its variants change in the recipe `claims`.
     """
 
     number: int
@@ -78,6 +78,7 @@ class Claim:
     scenes: Callable[[int], list[Scene]]
     variants: tuple[Variant, ...]
     watched: bool = False
+    changes: tuple[str, ...] = ()
 
 
 TEMPORAL = "model.train=temporal"
@@ -87,7 +88,7 @@ CLAIMS = (  # in the order in which they are trained
         Variant("video_only", "video only", ("data.images=0",)),
         Variant("temporal_only", "video only, temporal layers only", ("data.images=0", TEMPORAL)),
         Variant("joint", "jointly with images of all words", ("data.images=2",)),
-    ), watched=True),
+    ), watched=True, changes=("run.steps=1500", "samples.every=300")),
     Claim(1, "videos", heldout_scenes, (
         Variant("rotary", "rotary positions and bias", (TEMPORAL,)),
         Variant("rotary_alone", "rotary positions alone", (TEMPORAL, 'model.config.positions="rotary"')),
@@ -123,7 +124,7 @@ def runs_of(args: argparse.Namespace) -> list[Run]:
     bucket = "data.buckets=[{ frames = 1, height = 64, width = 64, rows = 1 }]"
     pictures = _recipe(args, BEFORE.key, ["images"], [*args.set, bucket, "data.video=false", "data.images=0"])
     looks = {  # at what no video had
-        "samples.every": 100, "samples.prompts": [caption(scene) for scene in scenes_of_words(args.watched, False)],
+        "samples.prompts": [caption(scene) for scene in scenes_of_words(args.watched, False)],
         "samples.steps": 10, "samples.guidance": GUIDANCE, "samples.evaluate": f"{known.__module__}:{known.__name__}",
     }  # fmt: skip
     runs = [Run(CLAIMS[0].number, BEFORE.name, pictures, CLAIMS[0].scenes(args.clips), image_model)]
@@ -131,7 +132,7 @@ def runs_of(args: argparse.Namespace) -> list[Run]:
         for variant in claim.variants:
             for seed in args.seeds1 if claim.number == 1 else args.seeds2:
                 forced = {"model.start": str(image_model), "run.seed": seed, **(looks if claim.watched else {})}
-                changes = [*args.set, *_changes(forced), *variant.changes]
+                changes = [*claim.changes, *args.set, *_changes(forced), *variant.changes]
                 recipe = _recipe(args, f"{variant.key}_{seed}", [claim.videos, "images"], changes)
                 runs.append(Run(claim.number, variant.name, recipe, claim.scenes(args.clips)))
     return runs

@@ -13,8 +13,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(4, os.cpu_count() or 1)
-os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # before torch is imported; the server inherits it
+if "PYTEST_XDIST_WORKER" in os.environ:  # beside others: two of several threads each slow each other down tenfold
+    os.environ["OMP_NUM_THREADS"] = "1"  # whatever the process that starts the workers has set for itself
+else:
+    os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+# Before torch is imported; servers and commands that tests start inherit it.
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
