@@ -50,6 +50,18 @@ def to_x0(prediction: str, output: torch.Tensor, x_t: torch.Tensor, alpha_bar: t
     return alpha_bar.sqrt() * x_t - (1 - alpha_bar).sqrt() * output
 
 
+def ddim_step(
+    prediction: str, output: torch.Tensor, x_t: torch.Tensor, alpha_bar: torch.Tensor, following: torch.Tensor
+) -> torch.Tensor:
+    """The latent at ``following``, an alpha_bar above that of x_t; 1 gives the clean latent.
+
+    Deterministic DDIM: arXiv 2010.02502, equation 12 with sigma 0.
+    """
+    x0 = to_x0(prediction, output, x_t, alpha_bar)
+    noise = (x_t - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
+    return add_noise(x0, noise, following)
+
+
 def _check(prediction: str) -> None:
     if prediction not in PREDICTIONS:
         raise ValueError(f"prediction must be one of {PREDICTIONS}, got {prediction!r}")

@@ -17,7 +17,7 @@ from ..lavie_models.autoencoder import NanoAutoencoder
 from ..lavie_models.checkpoint import load_checkpoint
 from ..lavie_models.identify import detect_config
 from ..lavie_models.pixels import to_model
-from ..lavie_models.schedule import alphas_cumprod, to_x0
+from ..lavie_models.schedule import alphas_cumprod, ddim_step
 from ..training.pack_encoders import encode, load_text_encoder
 from ..training.step import denoise
 from ..training.trainee import eager_attention
@@ -78,7 +78,5 @@ class Denoiser:
             following = self.alphas[timesteps[i + 1]] if i + 1 < steps else torch.ones(())
             outputs = denoise(self.unet, x.expand(copies, *x.shape), t.expand(copies), context, len(x))
             output = outputs[-1] + guidance * (outputs[0] - outputs[-1])
-            x0 = to_x0(self.prediction, output, x, alpha)
-            noise = (x - alpha.sqrt() * x0) / (1 - alpha).sqrt()
-            x = following.sqrt() * x0 + (1 - following).sqrt() * noise
+            x = ddim_step(self.prediction, output, x, alpha, following)
         return x

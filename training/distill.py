@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from ..lavie_models.schedule import TRAINED_STEPS, add_noise, to_x0
+from ..lavie_models.schedule import TRAINED_STEPS, add_noise, ddim_step, to_x0
 from .lora import LoRA
 from .recipe import DistillationSettings
 from .step import Batch, denoise
@@ -43,9 +43,8 @@ def distillation_losses(
         with lora.disabled():
             guided = answer(noisy, far, context)
             empty = answer(noisy, far, batch.empty.expand_as(context))
-        clean = to_x0(prediction, empty + settings.guidance * (guided - empty), noisy, alpha)
-        noise = (noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt()
-        nearer = add_noise(clean, noise, _alpha(alphas_cumprod, near))
+        output = empty + settings.guidance * (guided - empty)
+        nearer = ddim_step(prediction, output, noisy, alpha, _alpha(alphas_cumprod, near))
         target = consistent(nearer, near)
     square = (consistent(noisy, far) - target).square()
     distance = ((square + settings.huber**2).sqrt() - settings.huber).mean((2, 3, 4))  # (B, F + M)

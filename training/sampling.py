@@ -12,7 +12,7 @@ import torch
 
 from ..datasets.catalogue import Catalogue
 from ..datasets.video import contact_sheet, encode_video
-from ..lavie_models.schedule import to_x0
+from ..lavie_models.schedule import ddim_step
 from .batch import Inputs
 from .checkpoints import Checkpoints
 from .data import TrainingData
@@ -164,10 +164,7 @@ def sample_clip(
         following = alphas_cumprod[timesteps[i + 1]] if i + 1 < steps else torch.ones_like(alpha)
         out = denoise(unet, torch.stack((x, x)), t.to(device).expand(2), context, shape[0], 0, *both)
         conditional, unconditional = out.unbind()
-        out = unconditional + guidance * (conditional - unconditional)
-        x0 = to_x0(prediction, out, x, alpha)
-        noise = (x - alpha.sqrt() * x0) / (1 - alpha).sqrt()
-        x = following.sqrt() * x0 + (1 - following).sqrt() * noise
+        x = ddim_step(prediction, unconditional + guidance * (conditional - unconditional), x, alpha, following)
     return x
 
 

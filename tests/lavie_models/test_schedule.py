@@ -11,6 +11,7 @@ from comfyui_lavie.lavie_models.comfyui.model import LaVieModelConfig
 from comfyui_lavie.lavie_models.comfyui.sampling import SAMPLINGS, EpsilonSampling
 from comfyui_lavie.lavie_models.schedule import spacing, timesteps_to_sigmas
 from comfyui_lavie.nodes.scheduler import make_sigmas
+from diffusers import DDIMScheduler
 
 DDIM, DDPM, EULER = (GoldenCase(f"sampling_base_{name}") for name in ("ddim", "ddpm", "euler"))
 SIGMAS = schedule.noise_levels()
@@ -88,6 +89,17 @@ def test_training_targets_are_what_comfyui_expects(prediction):
     x = x0 + sigma.view(-1, 1, 1, 1) * noise
     torch.testing.assert_close(sampling.calculate_input(sigma, x), x_t, atol=1e-5, rtol=0)
     torch.testing.assert_close(sampling.calculate_denoised(sigma, output, x), x0, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("prediction", "theirs"), [("epsilon", "epsilon"), ("v", "v_prediction")])
+def test_ddim_step_is_that_of_diffusers(prediction, theirs):
+    ddim = DDIMScheduler(1000, 1e-4, 0.02, "linear", clip_sample=False, prediction_type=theirs)
+    ddim.set_timesteps(50)
+    alphas = schedule.alphas_cumprod()
+    x, output = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    for t, following in ((980, alphas[960]), (20, alphas[0]), (0, torch.ones(()))):
+        expected = ddim.step(output, t, x).prev_sample
+        torch.testing.assert_close(schedule.ddim_step(prediction, output, x, alphas[t], following), expected)
 
 
 @pytest.mark.parametrize("function", [schedule.target, schedule.to_x0])

@@ -32,6 +32,12 @@ WATCH_SAMPLER = """() => {
 }"""
 FIND = """app.canvas.graph.nodes.find((node) =>
     [node.type, node.title, node.widgets?.find((widget) => widget.name === 'filename_prefix')?.value].includes(kind))"""
+PLAY = """(video) => {
+    video.muted = true;
+    if (video.paused) video.play().catch(() => {});
+    return video.currentTime > 0.3;
+}"""
+PLAY_TRIES = 300
 READOUT = "node.widgets?.find((widget) => widget.name.includes('text-preview'))?.value ?? ''"
 
 
@@ -82,9 +88,13 @@ def finished_video(page):
 
 
 def play(page, video) -> None:
-    """Play a video until it has moved on."""
-    video.evaluate("(video) => { video.muted = true; return video.play(); }")
-    page.wait_for_function("() => document.querySelector('video').currentTime > 0.3")
+    """Play a video until it has moved on; a node may put another element in the place of the one that was started."""
+    for _ in range(PLAY_TRIES):
+        if video.evaluate(PLAY):
+            return
+        page.wait_for_timeout(200)
+    state = video.evaluate("(video) => [video.paused, video.readyState, video.currentTime, video.error?.message]")
+    raise AssertionError(f"the video stands still: {state}")
 
 
 def readout(page, kind: str) -> str:

@@ -189,14 +189,14 @@ def test_preview_moves_and_the_video_plays(page):
     assert video.evaluate("(video) => [video.videoWidth, video.videoHeight]") == [64, 64]
     assert video.evaluate("(video) => video.duration") == pytest.approx(2, abs=0.1)
     wait_for_readout(page, "EmptyLaVieLatent", "12 steps of")
-    drop_video(page)
+    drop_video(page, video)
     assert node(page, "KSampler", "node.widgets.find((widget) => widget.name === 'seed').value") == 7
 
 
-def drop_video(page) -> None:
-    """Empty the graph and drop the video that was shown on it."""
-    page.evaluate("""async () => {
-        const content = await (await fetch(document.querySelector('video').currentSrc)).blob();
+def drop_video(page, video) -> None:
+    """Empty the graph and drop a video that was shown on it."""
+    video.evaluate("""async (video) => {
+        const content = await (await fetch(video.currentSrc)).blob();
         app.graph.clear();
         await app.handleFile(new File([content], 'dropped.mp4', { type: 'video/mp4' }));
     }""")
