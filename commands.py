@@ -1,4 +1,4 @@
-"""The front door of a room that has commands: `python -m comfyui_lavie.ROOM COMMAND --help`.
+"""The front door of a room that has commands: `python -P -m comfyui_lavie.ROOM COMMAND --help`.
 
 Contract: a command is a module with `add_arguments(parser)` and `run(arguments) -> exit status`; it is imported when it
 is asked for. Errors whose message says what to do are printed without a stack trace.
@@ -31,14 +31,14 @@ def run_command(
     if name not in commands:
         width = max(map(len, commands))
         lines = [f"  {command:{width}}  {words}" for command, (_, words) in commands.items()]
-        usage = f"usage: python -m {package} COMMAND ...\n\n{what}\n\n" + "\n".join(lines)
+        usage = f"usage: python -P -m {package} COMMAND ...\n\n{what}\n\n" + "\n".join(lines)
         usage += "\n\nCOMMAND --help tells more."
         asked = name in ("-h", "--help")
         print(usage if asked else f"unknown command {name}\n\n{usage}", file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
     module = importlib.import_module(f".{commands[name][0]}", package)
     parser = argparse.ArgumentParser(
-        prog=f"python -m {package} {name}", formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"python -P -m {package} {name}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     module.add_arguments(parser)
     arguments = parser.parse_args(argv[1:])

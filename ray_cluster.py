@@ -22,7 +22,7 @@ def connect_ray(**options):
     try:
         import ray
     except ImportError:
-        raise SetupError("work on a cluster needs Ray, which is not installed: pip install 'lavie[ray]'") from None
+        raise SetupError("work on a cluster needs Ray, which is not installed: pip install -e '.[ray]'") from None
     for attempt in range(1, ATTEMPTS + 1):
         if ray.is_initialized():
             break

@@ -1,4 +1,4 @@
-"""Measurements of speed and memory: `python -m comfyui_lavie.bench COMMAND --help`."""
+"""Measurements of speed and memory: `python -P -m comfyui_lavie.bench COMMAND --help`."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ Contract: `with ComfyUIServer(comfyui_path, base_directory) as server:` boots Co
 its own (models, input, output, user, log) and this pack as a custom node; it is then a `Client` of it. The process ends
 with this one, however this one ends. As a command it serves in the foreground:
 
-    python -m comfyui_lavie.comfyui_api.server --port 8188
+    python -P -m comfyui_lavie.comfyui_api.server --port 8188
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Data for training from the command line: `python -m comfyui_lavie.datasets COMMAND --help`."""
+"""Data for training from the command line: `python -P -m comfyui_lavie.datasets COMMAND --help`."""
 
 from __future__ import annotations
 

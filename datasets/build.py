@@ -30,11 +30,11 @@ from .errors import DataError
 from .locks import locked_folder
 from .parquet import write_rows
 from .prepare import positive
-from .select import print_costs, select
+from .select import FILES, SHOTS, print_costs, select
 from .sources import Entry, check_source, scan
 from .stages import Stage
 
-SHOTS, FILES, RATES, FRAGMENTS = "shots.parquet", "files.parquet", "rates.json", "fragments"
+RATES, FRAGMENTS = "rates.json", "fragments"
 FILE_COLUMNS = {"key": "string", "path": "string", "shots": "int64", "usable": "int64", "reason": "string"}
 BLUEPRINT = "blueprint.toml"
 

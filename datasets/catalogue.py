@@ -19,7 +19,7 @@ from ..files import write_atomically
 from .errors import DataError
 
 VERSION = 1
-PREPARE = "python -m comfyui_lavie.datasets prepare"
+PREPARE = "python -P -m comfyui_lavie.datasets prepare"
 KINDS = ("video", "image")
 PLACE = ("path", "offset", "bytes")  # of a locator: where something lies; the rest says what it is
 DUPLICATES = "duplicates"  # of a locator: the name of the near-duplicates that it belongs to

@@ -25,7 +25,7 @@ def _arrow():
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise DataError("tables need the package pyarrow: pip install 'lavie[datasets]'") from None
+        raise DataError("tables need the package pyarrow: pip install -e '.[datasets]'") from None
     return pyarrow
 
 

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .blueprint import NAMES
+from .build import RATES
 from .errors import DataError
 from .parquet import iterate_rows
 from .prepare import positive
+from .select import COSTS, SHOTS
 from .write_shards import ABOUT
 
 DAY = 86400.0
@@ -50,8 +52,8 @@ class Machines:
 def measured_rates(folder: Path, shards: Path | None) -> Rates:
     """Rates of the build in `folder`. Raises DataError if there is none, or it selected nothing."""
     try:
-        sums = json.loads((folder / "rates.json").read_text())
-        costs = json.loads((folder / "costs.json").read_text())
+        sums = json.loads((folder / RATES).read_text())
+        costs = json.loads((folder / COSTS).read_text())
     except (OSError, ValueError) as error:
         raise DataError(f"{folder} holds no finished build ({error}); make one with `build`") from None
     if not costs[-1]["left"]:
@@ -64,13 +66,13 @@ def measured_rates(folder: Path, shards: Path | None) -> Rates:
     if "scenes" in each:
         each["scenes"] *= costs[0]["left"] / max(1, usable)
     device = {stage: value for stage, value in each.items() if sums[stage]["device"]}
-    lengths = [row["seconds"] for row in iterate_rows(folder / "shots.parquet", ["seconds", "unusable"])
+    lengths = [row["seconds"] for row in iterate_rows(folder / SHOTS, ["seconds", "unusable"])
                if not row["unusable"]]  # fmt: skip
     written = json.loads((shards / ABOUT).read_text())["shards"].values() if shards else ()
     clips = sum(fact["clips"] for fact in written)
     return Rates(
         {stage: value for stage, value in each.items() if stage not in device}, device, costs[-1]["left"] / usable,
-        sum(lengths) / len(lengths), (folder / "shots.parquet").stat().st_size / usable,
+        sum(lengths) / len(lengths), (folder / SHOTS).stat().st_size / usable,
         sum(fact["bytes"] for fact in written) / clips if clips else None,
     )  # fmt: skip
 

@@ -201,7 +201,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--ray", action="store_true",
-        help="look on a Ray cluster instead (RAY_ADDRESS; else on this machine): pip install 'lavie[ray]'",
+        help="look on a Ray cluster instead (RAY_ADDRESS; else on this machine): pip install -e '.[ray]'",
     )  # fmt: skip
 
 

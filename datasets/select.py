@@ -87,7 +87,7 @@ def select(folder: Path, selection: Selection) -> list[Cost]:
     Raises DataError: the folder holds no table, or the table lacks a column that is asked for.
     """
     if not (folder / SHOTS).exists():
-        raise DataError(f"{folder} holds no {SHOTS}: make it with python -m comfyui_lavie.datasets build")
+        raise DataError(f"{folder} holds no {SHOTS}: make it with python -P -m comfyui_lavie.datasets build")
     _check_columns(folder, selection)
     there = columns_of(folder / SHOTS)
     wanted = {*ALWAYS_READ, *selection.columns} - {"embedding"}

@@ -1,4 +1,4 @@
-"""Judging a model from the command line: `python -m comfyui_lavie.evaluation COMMAND --help`."""
+"""Judging a model from the command line: `python -P -m comfyui_lavie.evaluation COMMAND --help`."""
 
 from __future__ import annotations
 

@@ -155,14 +155,3 @@ def content_digest(path: Path) -> str:
 
 def _line(record: ClipRecord) -> str:
     return json.dumps(asdict(record), ensure_ascii=False) + "\n"
-
-
-def write_parquet(records: list[ClipRecord], path: Path) -> None:
-    """The records as a Parquet file, a column a field; mappings are JSON text."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    mappings = ("weights", "versions", "sampling")
-    rows = [{**asdict(r), **{name: json.dumps(getattr(r, name)) for name in mappings}} for r in records]
-    pq.write_table(pa.Table.from_pylist(rows), path)
-

@@ -1,4 +1,4 @@
-"""The small models that come with the pack, from the command line: `python -m comfyui_lavie.nano COMMAND --help`."""
+"""The small models that come with the pack, from the command line: `python -P -m comfyui_lavie.nano COMMAND --help`."""
 
 from __future__ import annotations
 

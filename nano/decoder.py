@@ -1,4 +1,4 @@
-"""Train a deeper decoder for an encoder that stays: `python -m comfyui_lavie.nano decoder`.
+"""Train a deeper decoder for an encoder that stays: `python -P -m comfyui_lavie.nano decoder`.
 
 Contract: begins with the VAE's own decoder, to which blocks are added that begin without effect, and writes one VAE
 file whose encoder is the old one, bit for bit, so that every network trained in its latents goes on as it is. Batches

@@ -5,7 +5,7 @@ measured as a whole by `measure` and frame by frame by `strict`, which see pixel
 from (prompt, seed) to frames, so a training loop can call it in process. As a command it goes through a real ComfyUI
 server and the shipped workflow, and sends true clips through the VAE for comparison:
 
-    python -m comfyui_lavie.nano evaluate --samples 300 --steps 25 --seed 0 --out results.json
+    python -P -m comfyui_lavie.nano evaluate --samples 300 --steps 25 --seed 0 --out results.json
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Colours of nano latents, for previews: `python -m comfyui_lavie.nano colors`.
+"""Colours of nano latents, for previews: `python -P -m comfyui_lavie.nano colors`.
 
 Contract: fits, by least squares, the linear map from a nano latent pixel (times the VAE's scale) to the mean colour of
 its pixels, over the clips of the synthetic world, and writes it into the metadata of UNet files, whose weights stay as

@@ -57,8 +57,8 @@ def generator(server, way: Way, steps: int, first_frame: Path | None, folder: Pa
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the arguments and the help of this command."""
     parser.description = __doc__.split("\n\n")[0]
-    parser.add_argument("--videos", type=positive, default=8, help="videos of each way (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=25, help="sampling steps (default: %(default)s)")
+    parser.add_argument("--videos", type=positive, default=24, help="videos of each way (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=6, help="sampling steps (default: %(default)s)")
     parser.add_argument("--first-frame", type=Path, default=FIRST_FRAME if FIRST_FRAME.exists() else None,
                         help="first-frame-conditioned nano base to measure, too (default: the pack's)")  # fmt: skip
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "long_video.md", help="page to write")

@@ -20,8 +20,8 @@ LaVie was trained on clips of {clip} frames. Three ways lead beyond:
   video. A **loop** (`LaVie 12 Looping video`) lets the windows go on from the last frame to the first.
 - **LaVie Extend Video** (`LaVie 11 Long video clip by clip`): clip after clip; each begins with the last 4 frames of
   what there is, held by a mask. Works with the published base.
-- **The first-frame-conditioned base, recursively**, as in the paper: LaVie Extend Video with such a model, overlap 1
-  (`LaVie 09 Your video goes on`). {first_frame}
+- **The first-frame-conditioned base, recursively**, as in the paper: LaVie Extend Video with such a model and overlap 1,
+  both chosen in the template (`LaVie 09 Your video goes on`). {first_frame}
 
 Measured on the nano model (a base whose SHA-256 begins with {base}), {videos} videos of each, every second caption
 naming a background, held out from training; {recursions} extensions of a first clip of {clip} frames;
@@ -36,10 +36,10 @@ means, Wilson's of rates.
 - named, open: captions that name a background, and captions that leave it open.
 
 Context windows keep the look without seams, but look at direction: neighbouring windows each want the thing to cross
-the picture, and blended at every step it stands still in all parts but the first and the last. Noise of its own for
-every window does not change that, nor does a smaller overlap; FreeNoise keeps what the prompt leaves open. A loop
-closes without a seam, and has to come back to where it began: a thing that goes one way would have to leave the picture
-and come in again, which no clip of training shows.
+the picture, and blended at every step it stands still in all parts but the last and, in half of the videos, the first.
+Noise of its own for every window does not change that; with a smaller overlap the first part stands still, too.
+FreeNoise keeps what the prompt leaves open. A loop closes without a seam, and has to come back to where it began: a
+thing that goes one way would have to leave the picture and come in again, which no clip of training shows.
 
 **Extended clips go the way the prompt says in every part, nine times of ten**; their seams are the price. Sharing 8
 frames instead of 4 makes seams and drift smaller, for half as much work again, and costs some of the direction: so

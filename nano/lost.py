@@ -1,4 +1,4 @@
-"""At which noise a base loses the looks of things: `python -m comfyui_lavie.nano lost`.
+"""At which noise a base loses the looks of things: `python -P -m comfyui_lavie.nano lost`.
 
 Contract: true clips of headed things, whose colour, thing and direction never came together in training, are noised to
 a timestep, denoised by the base from there, and measured frame by frame (`strict`). What is missing beside timestep 0,

@@ -1,4 +1,4 @@
-"""Train the nano text encoder: `python -m comfyui_lavie.nano text_encoder`.
+"""Train the nano text encoder: `python -P -m comfyui_lavie.nano text_encoder`.
 
 Contract: a CLIP text model (transformers' class and key names, 77 tokens, quick_gelu) with its own byte-level BPE
 vocabulary, in one fp16 safetensors file. Every word of the caption grammar is one token; any other text falls apart

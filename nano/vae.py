@@ -1,4 +1,4 @@
-"""Train the nano VAE: `python -m comfyui_lavie.nano vae`.
+"""Train the nano VAE: `python -P -m comfyui_lavie.nano vae`.
 
 Contract: trains lavie_models.autoencoder.NanoAutoencoder and writes one fp16 safetensors file with its configuration in
 the metadata. Every batch and every noise sample is a pure function of (seed, step), and the state is written whole

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lavie_models.comfyui.extend import extend_video, last_part, plan_clips
-from .inputs import checked
+from .inputs import MAX_FRAMES, checked
 
 DENOISE = 0.8  # measured: docs/long_video.md
 
@@ -41,7 +41,7 @@ class LaVieExtendVideo(io.ComfyNode):
                     tooltip="The video to extend: the output of a sampler, or VAE Encode of frames. It stays as it is.",
                 ),
                 io.Int.Input(
-                    "total_frames", default=40, min=2, max=4096,
+                    "total_frames", default=40, min=2, max=MAX_FRAMES,
                     tooltip="Frames of the whole video, those given included."
                 ),
                 io.Int.Input(
@@ -50,8 +50,8 @@ class LaVieExtendVideo(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "overlap", default=4, min=1, max=127,
-                    tooltip="Frames that each clip takes over from the end of the video. A larger overlap keeps "
-                    "motion and look better, and needs more clips.",
+                    tooltip="Frames that each clip takes over from the end of the video. A larger overlap makes "
+                    "seams smaller, keeps the look better, needs more clips and costs some of the motion.",
                 ),
                 io.Float.Input(
                     "denoise", default=DENOISE, min=0.01, max=1.0, step=0.01, optional=True,

@@ -10,11 +10,10 @@ import torch
 from comfy_api.latest import io
 
 from ..lavie_models.comfyui.frame_texts import per_frame
-from .inputs import checked, refusal
+from .inputs import MAX_FRAMES, checked, refusal
 
 LINE = re.compile(r"\s*(-?\d+)\s*:(.*)", re.DOTALL)
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)  # as the browser takes them out of texts with dynamicPrompts
-MAX_FRAMES = 4096
 DEFAULT = "0: a red fish moving right\n8: a blue fish moving right"
 
 

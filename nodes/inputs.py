@@ -17,6 +17,7 @@ from comfy_api.latest import io
 from ..lavie_models.config import LATENT_CHANNELS
 from ..lavie_models.metadata import Range
 
+MAX_FRAMES = 4096  # of a clip
 # What an object of ComfyUI's must have for us to use it.
 OBJECTS = {
     "MODEL": ("model", "get_model_object"),

@@ -12,10 +12,9 @@ from comfy_api.latest import io
 import nodes
 
 from ..lavie_models.config import BASE_FACTOR, LATENT_CHANNELS
-from .inputs import checked, refusal
+from .inputs import MAX_FRAMES, checked, refusal
 from .notices import readable_bytes
 
-MAX_FRAMES = 4096
 COPIES = 4  # of a latent that a sampler holds at least: it, the noise, what it is at, what it becomes
 # Entry of a LATENT that samplers pass on: pixels to a latent pixel of the VAE that is to decode it.
 DECODED_BY = "lavie_pixels_per_latent"

@@ -11,7 +11,8 @@ from server import PromptServer
 
 from ..lavie_models.comfyui.body import read_body
 from ..lavie_models.published import PUBLISHED
-from .frame_prompts import MAX_FRAMES, spans
+from .frame_prompts import spans
+from .inputs import MAX_FRAMES
 
 STAGES, SCHEDULE = "/lavie/stages", "/lavie/schedule"
 CONDITIONS = 2  # prompt and negative prompt at once

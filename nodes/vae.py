@@ -30,7 +30,8 @@ class LaVieVAELoader(io.ComfyNode):
                     options=folder_paths.get_filename_list(FOLDER),
                     tooltip="File from models/vae. Base and interpolation: a Stable Diffusion 1.x VAE (such as "
                     "vae-ft-mse-840000-ema-pruned). Super-resolution: the VAE of Stable Diffusion's x4-upscaler, which "
-                    "runs in bf16 or fp32, never in fp16. The nano models: lavie_nano_vae, which comes with this pack.",
+                    "runs in bf16 or fp32, never in fp16. With this pack come lavie_nano_vae and, for its "
+                    "super-resolution, lavie_nano_upscaler_vae.",
                 ),
             ],
             outputs=[

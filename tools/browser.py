@@ -62,16 +62,3 @@ def open_comfyui(page, url: str) -> None:
     page.wait_for_function("() => window.app?.extensionManager && window.app.canvas?.graph && window.app.vueAppReady")
     page.wait_for_function("() => window.app.extensions.some((extension) => extension.name === 'LaVie')")
     page.wait_for_function("() => window.app.extensionManager.workflow.activeWorkflow")
-
-
-def close_dialogs(page) -> None:
-    """Press Escape until nothing lies over the graph."""
-    for _ in range(3):
-        if not page.locator("[role=dialog]").count():
-            return
-        page.keyboard.press("Escape")
-        page.wait_for_timeout(300)
-
-
-def setting(page, name: str):
-    return page.evaluate("(name) => window.app.extensionManager.setting.get(name)", name)

@@ -2,7 +2,7 @@
 
 Contract: runs inside `.venv`, fetches nothing from the network. What `python dev.py demo` runs:
 
-    python -m comfyui_lavie.tools.demo --prompt "a red fish moving right" --seed 1 --out fish.mp4
+    python -P -m comfyui_lavie.tools.demo --prompt "a red fish moving right" --seed 1 --out fish.mp4
 """
 
 from __future__ import annotations

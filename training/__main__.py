@@ -1,4 +1,4 @@
-"""Training from the command line: `python -m comfyui_lavie.training COMMAND --help`."""
+"""Training from the command line: `python -P -m comfyui_lavie.training COMMAND --help`."""
 
 from __future__ import annotations
 

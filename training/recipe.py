@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..lavie_models import UNetConfig
+from ..lavie_models.conditioning import MAX_NOISE_LEVEL
 from .data import DataSettings
 
-LOWEST_NOISE, HIGHEST_NOISE = 0, 350  # levels of the low-resolution frames (super-resolution)
 # Settings unknown to the oldest runs, with the values under which those went on.
 LATER = {
     "encoders.long_captions": "cut", "distillation": None, "objective.offset_noise": 0.0,
@@ -78,7 +78,7 @@ class ObjectiveSettings:
     snr_gamma: float | None = None
     focus: FocusSettings | None = None
     condition_drop: float = 0.1
-    noise_level: tuple[int, int] = (LOWEST_NOISE, HIGHEST_NOISE)
+    noise_level: tuple[int, int] = (0, MAX_NOISE_LEVEL)
     offset_noise: float = 0.0
     zero_terminal_snr: bool = False
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ..lavie_models.conditioning import MAX_NOISE_LEVEL
 from ..lavie_models.schedule import TRAINED_STEPS
 from .lora import TARGETS
-from .recipe import HIGHEST_NOISE, LOWEST_NOISE, Recipe
+from .recipe import Recipe
 
 
 def find_problems(recipe: Recipe) -> list[str]:
@@ -46,8 +47,8 @@ def _list_ranges(recipe: Recipe) -> list[tuple[bool, str]]:
         (not optimizer.clip > 0, f"optimizer.clip: expected more than 0, got {optimizer.clip}"),
         (not 0 <= optimizer.ema < 1, f"optimizer.ema: expected 0 .. below 1, got {optimizer.ema}"),
         (not all(0 <= b < 1 for b in optimizer.betas), f"optimizer.betas: expected 0 .. 1, got {optimizer.betas}"),
-        (not LOWEST_NOISE <= low <= high <= HIGHEST_NOISE, "objective.noise_level: expected two levels, "
-         f"{LOWEST_NOISE} <= first <= second <= {HIGHEST_NOISE}, got {objective.noise_level}"),
+        (not 0 <= low <= high <= MAX_NOISE_LEVEL, "objective.noise_level: expected two levels, "
+         f"0 <= first <= second <= {MAX_NOISE_LEVEL}, got {objective.noise_level}"),
     ]  # fmt: skip
     if (gamma := objective.snr_gamma) is not None:
         checks.append((not gamma > 0, f"objective.snr_gamma: expected more than 0, got {gamma}"))

@@ -18,6 +18,7 @@ Train by a recipe. A recipe is a TOML file; those that come with the pack are na
   base, interpolation, super_resolution     the three networks of the cascade, from published weights
   first_frame                               a base network that continues a given frame, for long videos
   lora                                      adapters on spatial layers (see the command lora)
+  distill                                   adapters with which few steps are enough
 
 Copy one and change it, or change single settings with --set. Everything that is wrong with a recipe is said at once,
 before anything is loaded. The run's folder (run.out) gets checkpoints, metrics.jsonl, TensorBoard's events and samples.

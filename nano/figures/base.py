@@ -16,7 +16,7 @@ from ..strict import table as strict_table
 from .graphs import sampling_of, workflow_path, workflow_weights
 from .parts import Goal, Settings
 
-NAME, TITLE, SAMPLES = "base", "Base", 300
+NAME, TITLE, SAMPLES = "base", "Base", 150
 WORKFLOW = "lavie_nano_text_to_video"
 TRAINED = tuple(travel / 15 for travel in LOW.travel)  # speeds in training, evenly between these; pixels per frame
 LEAST = {

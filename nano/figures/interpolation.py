@@ -15,7 +15,7 @@ from . import measures
 from .graphs import remake, sampling_of, through_vae, workflow_weights
 from .parts import Goal, Settings, column, heldout_scene
 
-NAME, TITLE, SAMPLES = "interpolation", "Interpolation", 24
+NAME, TITLE, SAMPLES = "interpolation", "Interpolation", 12
 WORKFLOW = "lavie_nano_interpolate_video"
 INPUTS = (16, 8, 5)  # frames that the same way is given in: the fewer, the further things go from one to the next
 RATIOS = (("model", "blend"), ("model", "vae_blend"), ("model", "vae_repeat"), ("vae", "blend"))

@@ -19,7 +19,7 @@ from ..shapes import caption, render
 from .graphs import remake, sampling_of, through_vae, without_correction, workflow_weights
 from .parts import Goal, Settings, column, heldout_scene
 
-NAME, TITLE, SAMPLES = "super_resolution", "Super-resolution", 12
+NAME, TITLE, SAMPLES = "super_resolution", "Super-resolution", 10
 WORKFLOW = "lavie_nano_upscale_video"
 SIZE, FRAMES, OF = 256, 8, 61  # neighbouring frames of clips as the cascade gives them
 CLEAN = Degradation((0.0, 0.0), "area", "none", 0.0, "none", 0)

@@ -206,7 +206,7 @@ class TestErrors:
         code = "import sys\nsys.modules['ray'] = None" + CODE  # as if it were not installed
         arguments = [sys.executable, "-P", "-c", code, str(good), "--ray", "--out", str(tmp_path / "out")]
         result = subprocess.run(arguments, capture_output=True, text=True)
-        assert result.returncode == 1 and "pip install 'lavie[ray]'" in result.stderr
+        assert result.returncode == 1 and "pip install -e '.[ray]'" in result.stderr
 
     def test_sources_that_cannot_be_read_are_named_together(self, good, tmp_path, capsys):
         (tmp_path / "odd.zip").touch()

@@ -6,11 +6,10 @@ import json
 from dataclasses import asdict, replace
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from comfyui_lavie.evaluation.clips import read_clip, write_clip
 from comfyui_lavie.evaluation.errors import EvaluationError
-from comfyui_lavie.evaluation.manifest import MANIFEST, ClipRecord, append, clips_in, of_clip, read, write_parquet
+from comfyui_lavie.evaluation.manifest import MANIFEST, ClipRecord, append, clips_in, of_clip, read
 from PIL import Image
 
 RECORD = ClipRecord(
@@ -63,9 +62,6 @@ def test_records_come_back_in_order(tmp_path):
     for record in (RECORD, other):
         append(tmp_path, record)
     assert read(tmp_path) == [RECORD, other]
-    write_parquet([RECORD, other], tmp_path / "manifest.parquet")
-    columns = pq.read_table(tmp_path / "manifest.parquet").to_pydict()
-    assert columns["prompt"] == ["a ü fish", None] and json.loads(columns["sampling"][0]) == RECORD.sampling
 
 
 def test_a_line_cut_short_is_left_out_and_then_cut_off(tmp_path, caplog):

@@ -23,7 +23,7 @@ from comfyui_lavie.place import find_comfyui
 
 ROOT = Path(dev.__file__).resolve().parent
 NANO = "workflows/LaVie 01 Start here - small models.json"
-LARGEST_BYTES = 60_000_000
+LARGEST_BYTES, LARGEST_WEIGHTS = 60_000_000, 40_000_000
 
 # Everything that may be in the archive. `*` also stands for folders.
 ALLOWED = (
@@ -109,6 +109,7 @@ def test_content_of_the_archive(archive):
     assert strangers == []
     assert [name for name in NEEDED if name not in names] == []
     assert archive.stat().st_size < LARGEST_BYTES
+    assert sum(file.stat().st_size for file in (ROOT / "weights").rglob("*.safetensors")) <= LARGEST_WEIGHTS
 
 
 # Packages of the extras that nothing of ComfyUI's own imports, and this package under its own name.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from comfyui_lavie.tools.browser import close_dialogs
 from comfyui_lavie.tools.workflows.templates import START
 from playwright.sync_api import TimeoutError
 
@@ -44,6 +43,19 @@ READOUT = "node.widgets?.find((widget) => widget.name.includes('text-preview'))?
 def picture(page, name: str) -> None:
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=PICTURES / f"{name}.png")
+
+
+def close_dialogs(page) -> None:
+    """Press Escape until nothing lies over the graph."""
+    for _ in range(3):
+        if not page.locator("[role=dialog]").count():
+            return
+        page.keyboard.press("Escape")
+        page.wait_for_timeout(300)
+
+
+def setting(page, name: str):
+    return page.evaluate("(name) => window.app.extensionManager.setting.get(name)", name)
 
 
 def open_template(page, name: str = START) -> None:

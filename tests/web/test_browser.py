@@ -13,16 +13,18 @@ import re
 import pytest
 from comfyui_lavie.tests.web.kit import (
     WATCH_SAMPLER,
+    close_dialogs,
     finished_video,
     node,
     open_template,
     picture,
     play,
     run,
+    setting,
     subgraphs,
     wait_for_readout,
 )
-from comfyui_lavie.tools.browser import BrowserError, close_dialogs, find_chromium, open_browser, open_comfyui, setting
+from comfyui_lavie.tools.browser import BrowserError, find_chromium, open_browser, open_comfyui
 from comfyui_lavie.tools.texts import read
 from comfyui_lavie.tools.workflows.templates import CASCADE, START, TEMPLATES
 from playwright.sync_api import TimeoutError

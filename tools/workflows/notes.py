@@ -76,9 +76,10 @@ TRY = {
     "video_to_video": f"*denoise* {DENOISE} keeps the motion and much of the picture; 1 keeps nothing.",
     "long_video": "*freenoise* repeats the first window's noise along the video: windows agree more. A larger "
     "*overlap* blends more and takes longer.",
-    "long_video_extended": "A larger *overlap* keeps motion and looks better and takes more clips; a lower *denoise* "
-    "keeps more of the look and moves less. Interrupting keeps the clips that are finished. For prompts that change "
-    "put LaVie Frame Prompts, with *frames* as *total_frames*, in the place of the positive prompt.",
+    "long_video_extended": "A larger *overlap* makes seams smaller, keeps the look better, takes more clips and costs "
+    "some of the motion; a lower *denoise* keeps more of the look and moves less. Interrupting keeps the clips that "
+    "are finished. For prompts that change put LaVie Frame Prompts, with *frames* as *total_frames*, in the place of "
+    "the positive prompt.",
     "extend_video": "With a first-frame-conditioned base choose *overlap* 1: each clip is given the last frame before "
     "it. Interrupting keeps the clips that are finished.",
     "looping_video": "*frames* must be more than the window's 16. Super-resolution loops too: *loop* on its LaVie "
