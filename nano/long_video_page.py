@@ -20,8 +20,8 @@ LaVie was trained on clips of {clip} frames. Three ways lead beyond:
   video. A **loop** (`LaVie 12 Looping video`) lets the windows go on from the last frame to the first.
 - **LaVie Extend Video** (`LaVie 11 Long video clip by clip`): clip after clip; each begins with the last 4 frames of
   what there is, held by a mask. Works with the published base.
-- **The first-frame-conditioned base, recursively**, as in the paper: LaVie Extend Video with such a model and overlap 1,
-  both chosen in the template (`LaVie 09 Your video goes on`). {first_frame}
+- **The first-frame-conditioned base, recursively**, as in the paper: LaVie Extend Video with such a model and
+  overlap 1, both chosen in the template (`LaVie 09 Your video goes on`). {first_frame}
 
 Measured on the nano model (a base whose SHA-256 begins with {base}), {videos} videos of each, every second caption
 naming a background, held out from training; {recursions} extensions of a first clip of {clip} frames;
