@@ -50,7 +50,7 @@ generates clips in a real ComfyUI, measures them by their pixels. Stop it as you
 """
 EPILOG = """\
 examples:
-  claims                                    # two hours and a half on one CPU core
+  claims                                    # an hour and a half on one CPU core
   claims --clips 144 --sampling-steps 25 --seeds1 0 1 2 --seeds2 0 1 2 3 4 --videos 10240 \\
     --set run.steps=5000 --set run.decay=2000 --work runs/claims_large --out runs/claims_large.md
 """

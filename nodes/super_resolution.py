@@ -48,6 +48,11 @@ class LaVieSuperResolutionConditioning(io.ComfyNode):
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
                     tooltip="Seed of that noise: the same seed and frames give the same conditioning.",
                 ),
+                io.Boolean.Input(
+                    "constant_noise", default=False, optional=True,
+                    tooltip="Every frame begins with the same noise of the sampler: less flicker. Off: noise of its "
+                    "own for each frame, as published.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="With the noised frames and their level."),
@@ -62,7 +67,7 @@ class LaVieSuperResolutionConditioning(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, positive, negative, frames, noise_level, seed) -> io.NodeOutput:
+    def execute(cls, positive, negative, frames, noise_level, seed, constant_noise=False) -> io.NodeOutput:
         count, height, width = frames.shape[:3]
         if min(height, width) < LEAST_PIXELS:
             raise ValueError(
@@ -75,6 +80,8 @@ class LaVieSuperResolutionConditioning(io.ComfyNode):
         values = {LOW_RESOLUTION: noised, NOISE_LEVEL: noise_level}
         positive, negative = (node_helpers.conditioning_set_values(c, values) for c in (positive, negative))
         latent = empty_latent((count, LATENT_CHANNELS, height, width), UPSCALER_FACTOR)
+        if constant_noise:
+            latent["batch_index"] = [0] * count  # where ComfyUI's samplers look for which noise a frame gets
         return io.NodeOutput(positive, negative, latent)
 
 

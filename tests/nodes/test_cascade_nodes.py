@@ -19,6 +19,8 @@ from comfyui_lavie.nodes.super_resolution import LaVieSuperResolutionConditionin
 from comfyui_lavie.nodes.video import LaVieDecodeToVideo
 from safetensors.torch import save_file
 
+import nodes
+
 SIZES = {"block_channels": (32, 32), "layers_per_block": 1, "num_heads": 1, "context_dim": 16}
 CONFIGS = {
     "base": UNetConfig.base(**SIZES, attention_levels=(True, True)),
@@ -158,6 +160,19 @@ def test_noised_frames_are_reproducible_from_the_seed():
     assert torch.equal(noised(1), noise_low_resolution(pixels, noise, torch.tensor(50)))
     spread = [(noised(1, level) - pixels).std().item() for level in (0, 50, 350)]
     assert spread == sorted(spread) and spread[0] < 0.05
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_constant_noise_is_the_same_for_every_frame(models, constant):
+    """Frames come out of core's KSampler equal, exactly where they begin so; by base, which tells them apart by nothing
+    else: super-resolution's convolutions along time know the clip's ends.
+    """
+    frames = torch.full((3, 16, 16, 3), 0.5)
+    latent = LaVieSuperResolutionConditioning.execute(prompt(), prompt(), frames, 0, 0, constant).result[2]
+    settings = 2, 4.0, "euler", "normal", prompt(), prompt(), latent
+    first, other = (nodes.KSampler().sample(models["base"], seed, *settings)[0]["samples"] for seed in (5, 6))
+    scale = first.std()
+    assert ((first[1:] - first[0]).abs().max() < 1e-3 * scale) == constant and (first - other).abs().max() > 0.1 * scale
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 23)])

@@ -146,7 +146,8 @@ def test_several_stages_are_one_node_each(name):
     shared = model_set.stages["base"].text_encoder == model_set.stages["super_resolution"].text_encoder
     for name, more in (
         ("Text to video", {"width", "height", "frames", "text_encoder", "vae"}), ("Interpolation", set()),
-        ("Super-resolution", {"noise_level", "color_radius", "vae"} | (set() if shared else {"text_encoder"})),
+        ("Super-resolution",
+         {"noise_level", "constant_noise", "color_radius", "vae"} | (set() if shared else {"text_encoder"})),
     ):  # fmt: skip
         face = {slot["name"] for slot in stages[name]["inputs"] if "widget" in slot}
         assert face == changed | more

@@ -173,7 +173,7 @@ class Design(WorkflowGraph):
         self.column()
         given = self.add(
             "LaVieSuperResolutionConditioning", 320, positive=positive, negative=negative, frames=clip.frames,
-            seed=stage.sampling.seed,
+            seed=stage.sampling.seed, constant_noise=stage.constant_noise,
         )  # fmt: skip
         latent = self._sample(stage, model, given["positive"], given["negative"], given["latent"])
         self.column()

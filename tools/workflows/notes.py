@@ -69,10 +69,10 @@ TRY = {
     "interpolation": "24 frames per second is a little slower than the 8 of the base video; 32 keeps its speed.",
     "cascade": "Only more frames: select *Super-resolution* and its *Save Video* and press Ctrl+M; again to switch "
     "them on.",
-    "super_resolution": "A higher *noise_level* invents more detail and keeps less. The clip is sampled in windows of "
-    "8 frames that share 4, so its length costs time but not memory. A clip that is too large at four times its size "
-    "can be made smaller with Upscale Image before. The video gets the colours of the frames before; 1 as "
-    "*color_radius* takes more of clean frames, 4 or more takes less of noisy or compressed ones.",
+    "super_resolution": "A higher *noise_level* invents more detail and keeps less; *constant_noise* lessens flicker. "
+    "The clip is sampled in windows of 8 frames that share 4, so its length costs time but not memory. A clip that is "
+    "too large at four times its size can be made smaller with Upscale Image before. The video gets the colours of the "
+    "frames before; 1 as *color_radius* takes more of clean frames, 4 or more takes less of noisy or compressed ones.",
     "video_to_video": f"*denoise* {DENOISE} keeps the motion and much of the picture; 1 keeps nothing.",
     "long_video": "*freenoise* repeats the first window's noise along the video: windows agree more. A larger "
     "*overlap* blends more and takes longer.",

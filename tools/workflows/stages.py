@@ -20,6 +20,7 @@ FACE = (  # label: the widgets that it sets, by type or title of their nodes; th
     ("height", {"EmptyLaVieLatent": "height"}),
     ("frames", {"EmptyLaVieLatent": "frames"}),
     ("noise_level", {"LaVieSuperResolutionConditioning": "noise_level"}),
+    ("constant_noise", {"LaVieSuperResolutionConditioning": "constant_noise"}),
     ("seed", {"RandomNoise": "noise_seed", "KSampler": "seed", "LaVieSuperResolutionConditioning": "seed"}),
     ("steps", {"LaVieScheduler": "steps", "KSampler": "steps"}),
     ("guidance", {"CFGGuider": "cfg", "KSampler": "cfg"}),

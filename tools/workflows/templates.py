@@ -61,7 +61,8 @@ class Sampling(NamedTuple):
 class Stage(NamedTuple):
     """A stage's files, how it is sampled, what is added to the prompt, the negative prompt.
 
-    ``color_radius``: of super-resolution's colour correction, pixels of the small frames.
+    Of super-resolution: ``color_radius`` of its colour correction, pixels of the small frames; ``constant_noise`` for
+    all frames.
     """
 
     model: str
@@ -71,6 +72,7 @@ class Stage(NamedTuple):
     prompt_end: str = ""
     negative: str = ""
     color_radius: float | None = None
+    constant_noise: bool = False
 
 
 class ModelSet(NamedTuple):
@@ -127,7 +129,12 @@ NANO = ModelSet(
         "base": Stage("lavie_nano_base.safetensors", NANO_TEXT_ENCODER, NANO_VAE, NANO_SAMPLING),
         "interpolation": Stage("lavie_nano_interpolation.safetensors", NANO_TEXT_ENCODER, NANO_VAE, NANO_FOLLOWING),
         "super_resolution": Stage(
-            "lavie_nano_super_resolution.safetensors", NANO_TEXT_ENCODER, NANO_X4_VAE, NANO_FOLLOWING, color_radius=2.0
+            "lavie_nano_super_resolution.safetensors",
+            NANO_TEXT_ENCODER,
+            NANO_X4_VAE,
+            NANO_FOLLOWING,
+            color_radius=2.0,
+            constant_noise=True,
         ),
     },
 )
