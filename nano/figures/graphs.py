@@ -94,9 +94,9 @@ def lossless_video(frames: np.ndarray) -> bytes:
 
 
 def sampling_of(server: ComfyUIServer, workflow: str, **inputs) -> dict:
-    """How a workflow samples: steps, sampler, scheduler, guidance; of super-resolution noise and radius."""
+    """How a workflow samples: steps, sampler, scheduler, guidance; of super-resolution its noise."""
     api = set_inputs(load_workflow(workflow_path(workflow), server.object_info()), **inputs)
-    return settings_of(api, ("steps", "sampler_name", "scheduler", "cfg", "noise_level", "constant_noise", "radius"))
+    return settings_of(api, ("steps", "sampler_name", "scheduler", "cfg", "noise_level", "constant_noise"))
 
 
 def from_frames(server: ComfyUIServer, api: dict) -> Remake:

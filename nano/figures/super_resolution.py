@@ -24,6 +24,7 @@ WORKFLOW = "lavie_nano_upscale_video"
 SIZE, FRAMES, OF = 256, 8, 61  # neighbouring frames of clips as the cascade gives them
 CLEAN = Degradation((0.0, 0.0), "area", "none", 0.0, "none", 0)
 CHAIN_SEEDS = 77  # stream of the degradations, apart from those of training
+RADII = {"chain": 4.0, "clean": 2.0}  # of the colour correction: what its help advises, the template's
 DEGRADATIONS = {"chain": "degraded as in training", "clean": "means of 4 x 4 pixels"}
 MEASURES = {"psnr": "PSNR, dB", "sharpness": "edge sharpness", "flicker": "flicker"}
 FIGURES = {"psnr": psnr, "sharpness": edge_sharpness, "flicker": error_flicker}
@@ -37,7 +38,8 @@ TEXT = """\
 Held-out scenes are drawn at 256 x 256, {frames} neighbouring frames of {of}, and made four times smaller: by chains of
 degradations as in training (blur, noise, compression; other seeds), or by plain means of 4 x 4 pixels. The small frames
 go, without loss, into `{workflow}.json`, whose end gives the result the colours of the small frames (*LaVie Color
-Correction*). {samples} clips of each.
+Correction*; radius {clean:g} for means, as in the template, and {chain:g} for degraded ones, as its help advises).
+{samples} clips of each.
 
 - **PSNR**: of all pixels of a clip, mean over the clips, dB.
 - **edge sharpness**: slope of luma across the true edges, in parts of the true slope; noise adds nothing on average.
@@ -54,7 +56,11 @@ def weights() -> list[Path]:
 
 def measure(server, settings: Settings) -> dict:
     """Per kind of degradation and clip, each measure of each method."""
-    upscale, vae = remake(server, WORKFLOW, **settings.inputs), through_vae(server, WORKFLOW)
+    radii = {kind: settings.inputs.get("radius", radius) for kind, radius in RADII.items()}
+    upscalers = {
+        kind: remake(server, WORKFLOW, **settings.inputs | {"radius": radius}) for kind, radius in radii.items()
+    }
+    vae = through_vae(server, WORKFLOW)
     uncorrected = without_correction(server, WORKFLOW, **settings.inputs)
     clips = []
     for number in tqdm(range(settings.samples), desc=NAME, unit="clip"):
@@ -65,7 +71,7 @@ def measure(server, settings: Settings) -> dict:
         truth = render(scene, OF, SIZE, only=range(first, first + FRAMES))
         coded = vae(truth)
         for kind, chain in (("chain", draw_degradation(rng, UPSCALE)), ("clean", CLEAN)):
-            small = apply(chain, truth, rng, UPSCALE)
+            small, upscale = apply(chain, truth, rng, UPSCALE), upscalers[kind]
             alone = [upscale(small[i : i + 1], caption(scene), 1000 * (seed + 1) + i) for i in range(FRAMES)]
             seen = {
                 "model": upscale(small, caption(scene), seed),
@@ -76,7 +82,7 @@ def measure(server, settings: Settings) -> dict:
             }
             errors = {method: {key: figure(f, truth) for key, figure in FIGURES.items()} for method, f in seen.items()}
             clips.append({"prompt": caption(scene), "seed": seed, "degradation": kind, "chain": str(chain), **errors})
-    return {"sampling": sampling_of(server, WORKFLOW, **settings.inputs), "clips": clips}
+    return {"sampling": sampling_of(server, WORKFLOW, **settings.inputs), "radii": radii, "clips": clips}
 
 
 def bicubic(small: np.ndarray) -> np.ndarray:
@@ -88,7 +94,7 @@ def bicubic(small: np.ndarray) -> np.ndarray:
 def tell(result: dict) -> str:
     """Per kind of degradation: each method's measures, the gain in PSNR, the flicker in parts of the other's."""
     samples = len({clip["seed"] for clip in result["clips"]})
-    lines = [TEXT.format(workflow=WORKFLOW, samples=samples, frames=FRAMES, of=OF)]
+    lines = [TEXT.format(workflow=WORKFLOW, samples=samples, frames=FRAMES, of=OF, **result["radii"])]
     for kind, words in DEGRADATIONS.items():
         clips = _of_kind(result, kind)
         rows = [[name, *(mean(column(clips, key, m)).text() for m in MEASURES)] for key, name in METHODS.items()]
