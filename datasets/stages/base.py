@@ -62,7 +62,7 @@ class Stage:
     def lacks(self, folder: Path) -> list[str]:
         """What it needs that is not there, in words."""
         absent = [name for name in self.packages if importlib.util.find_spec(name) is None]
-        found = [f"the package {name}: pip install 'lavie[{EXTRAS.get(name, 'datasets')}]'" for name in absent]
+        found = [f"the package {name}: pip install -e '.[{EXTRAS.get(name, 'datasets')}]'" for name in absent]
         return found + [f"{need.path}: {need.source}" for need in self.weights(folder) if not need.path.exists()]
 
 
